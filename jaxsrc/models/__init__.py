@@ -1,0 +1,1 @@
+"""One network a file; its configuration stands above its class."""

@@ -1,0 +1,218 @@
+"""Greedy choice of section groups by the closed-form leave-one-demonstration-out error of their extension.
+
+Kernel of a subset S of groups: k(x, y) = exp(-sum_{g in S} d_g(x, y) / width). Known cells that agree on S are one key with a
+weight (how many cells) and a mean value, so the system is as small as the number of distinct keys.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+from scipy import sparse
+
+from jaxsrc.solver.candidate import Candidate, Family
+from jaxsrc.solver.problem import Keys, Problem
+from jaxsrc.solver.readout import COLORS, MODES, SHARPNESS, Mode, color_scores, decode, indicators
+
+KEY_BUCKETS = (32, 128, 320, 768)
+CELL_BUCKETS = (128, 512, 2048, 9000)
+DEMO_BUCKETS = (4, 10)
+BATCH = 8
+
+
+def bucket(size: int, buckets: Sequence[int]) -> int | None:
+    return next((b for b in buckets if size <= b), None)
+
+
+def weighted_extension(
+    kernel: Float[Array, "n n"], weight: Float[Array, "n"], sums: Float[Array, "n k"], ridge: float
+) -> Float[Array, "n k"]:
+    """Coefficients a with values = kernel @ a, for keys seen `weight` times whose values add up to `sums`.
+
+    With s = sqrt(weight): a = s (S K S + ridge I)^-1 s mean; keys of weight zero take no part. This is kernel ridge on the
+    repeated cells themselves.
+    """
+    s = jnp.sqrt(weight)
+    system = kernel * s[:, None] * s[None] + ridge * jnp.eye(len(s), dtype=kernel.dtype)
+    right = jnp.where(weight > 0, 1 / jnp.maximum(s, 1e-6), 0.0)[:, None] * sums
+    factor = jnp.linalg.cholesky(system)
+    return s[:, None] * jax.scipy.linalg.cho_solve((factor, True), right)
+
+
+@jax.jit
+def leave_one_out(
+    distance: Float[Array, "v n n"],
+    count: Float[Array, "v p n"],
+    total: Float[Array, "v p n k"],
+    key: Int[Array, "v m"],
+    demo: Int[Array, "m"],
+    colors: Int[Array, "m"],
+    sources: Int[Array, "m s"],
+    width: Float[Array, ""],
+    ridge: Float[Array, ""],
+) -> tuple[Float[Array, "v r p"], Float[Array, "v r p"]]:
+    """Wrong cells and mean cross-entropy of every left-out demonstration, for v subsets and the r readouts.
+
+    count and total: cells, and sum of their values, of every key in every demonstration. Padding cells have demo = p.
+    """
+    demos = count.shape[1]
+    member = jax.nn.one_hot(demo, demos, dtype=jnp.float32)  # [m, p]
+    cells = jnp.maximum(member.sum(0), 1.0)
+
+    def one(distance, count, total, key):
+        kernel = jnp.exp(-distance / width)
+        fit = lambda w, z: kernel @ weighted_extension(kernel, w, z, ridge)
+        left_out = jax.vmap(fit)(count.sum(0) - count, total.sum(0) - total)  # [p, n, k]
+        mine = left_out[jnp.minimum(demo, demos - 1), key]  # [m, k]
+        wrong, losses = [], []
+        for scores in color_scores(mine, sources):
+            picked = jnp.argmax(scores, -1) != colors
+            loss = -jax.nn.log_softmax(SHARPNESS * scores)[jnp.arange(len(colors)), colors]
+            wrong.append(member.T @ picked)
+            losses.append(member.T @ jnp.minimum(loss, 14.0) / cells)
+        return jnp.stack(wrong), jnp.stack(losses)
+
+    return jax.vmap(one)(distance, count, total, key)
+
+
+@jax.jit
+def extend(
+    distance: Float[Array, "q n"],
+    within: Float[Array, "n n"],
+    count: Float[Array, "n"],
+    total: Float[Array, "n k"],
+    width: Float[Array, ""],
+    ridge: Float[Array, ""],
+) -> Float[Array, "q k"]:
+    """Values at q query keys from n known keys seen `count` times, with values that add up to `total`."""
+    a = weighted_extension(jnp.exp(-within / width), count, total, ridge)
+    return jnp.exp(-distance / width) @ a
+
+
+def pad(array: np.ndarray, size: int, axis: int = 0, value: float = 0) -> np.ndarray:
+    widths = [(0, 0)] * array.ndim
+    widths[axis] = (0, size - array.shape[axis])
+    return np.pad(array, widths, constant_values=value)
+
+
+class Selector:
+    """Evaluates subsets of a problem's groups in batches of static shape."""
+
+    def __init__(
+        self, problem: Problem, width: float, ridge: float, group_price: float, family: Family = "sections"
+    ):
+        self.family: Family = family
+        self.problem, self.width, self.ridge, self.price = problem, np.float32(width), np.float32(ridge), group_price
+        cells = bucket(problem.known, CELL_BUCKETS)
+        self.usable = cells is not None and problem.demos <= DEMO_BUCKETS[-1]
+        if not self.usable:
+            return
+        self.cells = cells
+        self.demos = bucket(problem.demos, DEMO_BUCKETS)
+        known = problem.known
+        self.colors = pad(problem.colors, cells)
+        self.demo = pad(problem.demo, cells, value=self.demos)
+        self.sources = pad(problem.sources[:known], cells, value=COLORS).astype(np.int32)
+        self.values = indicators(problem.colors, problem.sources[:known])
+
+    def evaluate(self, subsets: list[tuple[str, ...]]) -> list[Candidate]:
+        """Leave-one-out record of every subset in every readout; subsets with too many keys are left out."""
+        by_size: dict[int, list[tuple[tuple[str, ...], Keys]]] = {}
+        for subset in subsets:
+            keys = self.problem.keys(subset)
+            size = bucket(keys.known, KEY_BUCKETS)
+            if size:
+                by_size.setdefault(size, []).append((subset, keys))
+        found = []
+        for size, entries in by_size.items():
+            for start in range(0, len(entries), BATCH):
+                found += self._batch(size, entries[start : start + BATCH])
+        return found
+
+    def tally(self, keys: Keys, size: int) -> tuple[np.ndarray, np.ndarray]:
+        """Cells of every key in every demonstration, float32[p, size], and the sums of their values, [p, size, k]."""
+        known, rows = self.problem.known, self.demos * size
+        place = self.problem.demo.astype(np.int64) * size + keys.of_cell[:known]
+        gather = sparse.csr_matrix((np.ones(known, np.float32), (place, np.arange(known))), shape=(rows, known))
+        count = np.bincount(place, minlength=rows).astype(np.float32)
+        return count.reshape(self.demos, size), (gather @ self.values).reshape(self.demos, size, -1)
+
+    def _batch(self, size: int, entries: list[tuple[tuple[str, ...], Keys]]) -> list[Candidate]:
+        distance = np.full((BATCH, size, size), 50.0, np.float32)
+        key = np.zeros((BATCH, self.cells), np.int32)
+        count = np.zeros((BATCH, self.demos, size), np.float32)
+        total = np.zeros((BATCH, self.demos, size, self.values.shape[1]), np.float32)
+        for index, (_, keys) in enumerate(entries):
+            count[index], total[index] = self.tally(keys, size)
+            distance[index, : keys.known, : keys.known] = keys.distance
+            key[index, : len(keys.of_cell)] = keys.of_cell
+        wrong, loss = leave_one_out(
+            distance, count, total, key, self.demo, self.colors, self.sources, self.width, self.ridge
+        )
+        p = self.problem.demos
+        wrong, loss = np.asarray(wrong)[..., :p], np.asarray(loss)[..., :p].mean(-1)
+        exact = (wrong == 0).mean(-1)
+        return [
+            Candidate(
+                family=self.family,
+                canvas=self.problem.name,
+                sections=subset,
+                mode=mode,
+                exact=float(exact[i, j]),
+                loss=float(loss[i, j]) + self.price * len(subset),
+                predict=partial(self.predict, subset, mode),
+            )
+            for i, (subset, _) in enumerate(entries)
+            for j, mode in enumerate(MODES)
+        ]
+
+    def greedy(self, rounds: int, deadline: float) -> list[Candidate]:
+        """Add the group that lowers the error most, until no group does; every subset tried is a candidate."""
+        tried: list[Candidate] = []
+        current: tuple[str, ...] = ()
+        best: tuple[float, float] | None = None
+        distinct = 0
+        for _ in range(rounds):
+            subsets = []
+            for name in self.problem.groups:
+                if name in current:
+                    continue
+                subset = (*current, name)
+                if len(np.unique(self.problem.codes(subset)[: self.problem.known])) > distinct:
+                    subsets.append(subset)
+            records = self.evaluate(subsets) if time.monotonic() < deadline else []
+            if not records:
+                break
+            tried += records
+            top = min(records, key=lambda c: c.rank)
+            if best is not None and not (top.rank[0] < best[0] or top.loss - self.price < 0.98 * best[1]):
+                break
+            best, current = top.rank, top.sections
+            distinct = len(np.unique(self.problem.codes(current)[: self.problem.known]))
+        return tried
+
+    def predict(self, subset: tuple[str, ...], mode: Mode) -> list[np.ndarray]:
+        """Output grids of every test input."""
+        keys = self.problem.keys(subset, queries=True)
+        n, q = keys.known, len(keys.distance) - keys.known
+        size = bucket(n, KEY_BUCKETS)
+        assert size is not None
+        rows = -(-q // 128) * 128
+        within = pad(pad(keys.distance[:n, :n], size, value=50.0), size, axis=1, value=50.0)
+        across = pad(pad(keys.distance[n:, :n], rows), size, axis=1, value=50.0)
+        known = self.problem.known
+        count, total = self.tally(keys, size)
+        values = extend(across, within, count.sum(0), total.sum(0), self.width, self.ridge)
+        values = np.asarray(values)[keys.of_cell[known:] - n]
+        colors = decode(values, self.problem.sources[known:], mode)
+        grids, start = [], 0
+        for h, w in self.problem.shapes:
+            grids.append(colors[start : start + h * w].reshape(h, w))
+            start += h * w
+        return grids
