@@ -18,7 +18,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 from pydantic import Field
 
-from jaxsrc.modules import kan_extension, sheaf
+from jaxsrc.modules import kan_extension, long_range, sheaf
 from jaxsrc.modules.norm import rms_norm
 from jaxsrc.solver.episodes import Episode
 from jaxsrc.solver.objects import NONE
@@ -84,7 +84,7 @@ class SheafLayer(nnx.Module):
         d = config.width
         small = nnx.initializers.variance_scaling(0.1, "fan_in", "normal")
         self.config = config
-        self.maps = nnx.Linear(2 * d, sheaf.map_parameters(config.maps, config.stalk), rngs=rngs, kernel_init=small)
+        self.maps = nnx.Linear(2 * d, 2 * sheaf.map_parameters(config.maps, config.stalk), rngs=rngs, kernel_init=small)
         self.inner = nnx.Linear(d, d, rngs=rngs)
         self.outer = nnx.Linear(d, d, rngs=rngs, kernel_init=small)
         self.long = nnx.Linear(4 * d, d, rngs=rngs, kernel_init=small) if config.long_range else None
@@ -92,15 +92,16 @@ class SheafLayer(nnx.Module):
         self.up = nnx.Linear(d, 2 * d, rngs=rngs)
         self.down = nnx.Linear(2 * d, d, rngs=rngs, kernel_init=small)
 
-    def __call__(self, x: Array, code: Array, mask: Array, flat: sheaf.FlatEdges) -> tuple[Array, Array]:
+    def __call__(self, x: Array, code: Array, mask: Array, flat: long_range.FlatEdges) -> tuple[Array, Array]:
         live = mask[..., None]
         y = rms_norm(x) * live
-        maps = sheaf.content_maps(y, mask, self.maps, kind=self.config.maps, stalk=self.config.stalk)
+        kernel, bias = self.maps.kernel[...], self.maps.bias[...]
+        maps = sheaf.content_maps(y, mask, kernel, bias, kind=self.config.maps, stalk=self.config.stalk)
         section = self.inner(y).reshape(*y.shape[:-1], self.config.stalk, -1)
         diffused, energy = sheaf.normalized_laplacian(maps, section)
         x = x - self.outer(nnx.gelu(diffused.reshape(y.shape)))
         if self.long is not None:
-            x = x + nnx.gelu(self.long(jnp.concatenate(sheaf.long_range_means(y, mask, flat), -1)))
+            x = x + nnx.gelu(self.long(jnp.concatenate(long_range.means(y, mask, flat), -1)))
         z = _scale_shift(self.code, code, rms_norm(x))
         return (x + self.down(nnx.gelu(self.up(z)))) * live, energy
 
@@ -138,7 +139,7 @@ class SheafSolver(nnx.Module):
         changed = (episode.colors != episode.sources[..., 0]).astype(jnp.float32)
         code = self.task_code(embedded[:-1], value_targets(episode)[:-1], changed[:-1], mask[:-1])
         x = _scale_shift(self.code_in, code, nnx.gelu(embedded)) * mask[..., None]
-        flat = sheaf.flat_edges(episode.sources[..., 0], mask)
+        flat = long_range.flat_edges(episode.sources[..., 0], mask)
         sections, energies = [rms_norm(x)], []
         for layer in self.layers:
             x, energy = layer(x, code, mask, flat)

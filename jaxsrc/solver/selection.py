@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 from scipy import sparse
 
+from jaxsrc.modules.kan_extension import fit_dual, leave_one_out_dual
 from jaxsrc.solver.candidate import Candidate, Family
 from jaxsrc.solver.problem import Keys, Problem
 from jaxsrc.solver.readout import COLORS, MODES, SHARPNESS, Mode, color_scores, decode, indicators
@@ -28,21 +29,6 @@ BATCH = 8
 
 def bucket(size: int, buckets: Sequence[int]) -> int | None:
     return next((b for b in buckets if size <= b), None)
-
-
-def weighted_extension(
-    kernel: Float[Array, "n n"], weight: Float[Array, "n"], sums: Float[Array, "n k"], ridge: float
-) -> Float[Array, "n k"]:
-    """Coefficients a with values = kernel @ a, for keys seen `weight` times whose values add up to `sums`.
-
-    With s = sqrt(weight): a = s (S K S + ridge I)^-1 s mean; keys of weight zero take no part. This is kernel ridge on the
-    repeated cells themselves.
-    """
-    s = jnp.sqrt(weight)
-    system = kernel * s[:, None] * s[None] + ridge * jnp.eye(len(s), dtype=kernel.dtype)
-    right = jnp.where(weight > 0, 1 / jnp.maximum(s, 1e-6), 0.0)[:, None] * sums
-    factor = jnp.linalg.cholesky(system)
-    return s[:, None] * jax.scipy.linalg.cho_solve((factor, True), right)
 
 
 @jax.jit
@@ -67,8 +53,7 @@ def leave_one_out(
 
     def one(distance, count, total, key):
         kernel = jnp.exp(-distance / width)
-        fit = lambda w, z: kernel @ weighted_extension(kernel, w, z, ridge)
-        left_out = jax.vmap(fit)(count.sum(0) - count, total.sum(0) - total)  # [p, n, k]
+        left_out = leave_one_out_dual(kernel, count, total, ridge)  # [p, n, k]
         mine = left_out[jnp.minimum(demo, demos - 1), key]  # [m, k]
         wrong, losses = [], []
         for scores in color_scores(mine, sources):
@@ -91,7 +76,7 @@ def extend(
     ridge: Float[Array, ""],
 ) -> Float[Array, "q k"]:
     """Values at q query keys from n known keys seen `count` times, with values that add up to `total`."""
-    a = weighted_extension(jnp.exp(-within / width), count, total, ridge)
+    a = fit_dual(jnp.exp(-within / width), count, total, ridge)
     return jnp.exp(-distance / width) @ a
 
 

@@ -1,0 +1,51 @@
+"""What the engine asks of an experiment, and nothing else of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from jaxtyping import Array
+
+if TYPE_CHECKING:
+    from jaxsrc.report import Report
+
+PyTree = Any
+Metrics = dict[str, tuple[Array, Array]]  # name -> (sum, weight); the report shows sum / weight
+
+
+@dataclass(frozen=True)
+class Stage:
+    """steps: how many; batch_at: (seed, global step) -> numpy pytree whose shapes never change within the stage."""
+
+    name: str
+    steps: int
+    batch_at: Callable[[int, int], PyTree]
+
+
+class Experiment(Protocol):
+    """A model with its data and loss. All arrays plain, all randomness by key."""
+
+    @property
+    def stages(self) -> Sequence[Stage]:
+        """At least one; the global step decides the stage, and each stage compiles its step once."""
+        ...
+
+    def init(self, key: Array) -> tuple[PyTree, PyTree]:
+        """(params, carry): traceable; carry is state that the model updates itself, () if there is none."""
+        ...
+
+    def loss(
+        self, params: PyTree, carry: PyTree, batch: PyTree, key: Array, *, train: bool
+    ) -> tuple[Array, tuple[Metrics, PyTree]]:
+        """Scalar loss of a batch, metric sums, and the carry after it."""
+        ...
+
+    def validate(self, params: PyTree, stage: int) -> dict[str, float]:
+        """Host-level measurements between steps; names start with 'val/'. May be empty."""
+        ...
+
+    def finish(self, params: PyTree, report: Report) -> None:
+        """Tables and pictures once training is over."""
+        ...
