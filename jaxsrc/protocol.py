@@ -29,7 +29,11 @@ class Experiment(Protocol):
 
     @property
     def stages(self) -> Sequence[Stage]:
-        """At least one; the global step decides the stage, and each stage compiles its step once."""
+        """At least one; the global step decides the stage, and each stage compiles its step once. Reads no data yet."""
+        ...
+
+    def abstract_batch(self, stage: int) -> PyTree:
+        """Shapes and types of a stage's batches, without reading data."""
         ...
 
     def init(self, key: Array) -> tuple[PyTree, PyTree]:

@@ -13,6 +13,7 @@ from jaxtyping import Array
 from jaxsrc.protocol import Experiment, PyTree
 
 INITIAL_SCALE = 2.0**15
+MINIMUM_SCALE = 1.0
 
 
 @jax.tree_util.register_dataclass

@@ -12,7 +12,7 @@ import optax
 
 from jaxsrc.errors import RunError
 from jaxsrc.protocol import Experiment, Metrics, PyTree
-from jaxsrc.state import LossScale, TrainState, leaf_table
+from jaxsrc.state import MINIMUM_SCALE, LossScale, TrainState, leaf_table
 
 GROWTH = 1000  # good float16 steps after which the loss scale doubles
 MAX_SCALE = 2.0**24
@@ -79,7 +79,7 @@ def _next_scale(scale: LossScale, finite: jax.Array) -> LossScale:
     grown = scale.good + 1 >= GROWTH
     up = jnp.where(grown, jnp.minimum(scale.scale * 2, MAX_SCALE), scale.scale)
     good = jnp.where(finite & ~grown, scale.good + 1, 0)
-    value = jnp.where(finite, up, jnp.maximum(scale.scale / 2, 1.0))
+    value = jnp.where(finite, up, jnp.maximum(scale.scale / 2, MINIMUM_SCALE))
     return LossScale(value, good, scale.overflows + (1 - finite.astype(jnp.int32)))
 
 

@@ -1,0 +1,37 @@
+"""The unions of configurations and the one match that builds each; the only file that names every experiment."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Annotated, assert_never
+
+from pydantic import Field
+
+from jaxsrc.arc_experiment import ArcConfig, ArcExperiment
+from jaxsrc.loop import TrainConfig
+from jaxsrc.optim import OptimConfig
+from jaxsrc.protocol import Experiment
+from jaxsrc.runtime import RuntimeConfig
+
+ExperimentConfig = ArcConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """A whole run. name: of its folder under runs/; seed: of parameters, data order and augmentation."""
+
+    name: str = "arc_sheaf"
+    seed: Annotated[int, Field(ge=0)] = 0
+    experiment: ExperimentConfig = field(default_factory=ArcConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
+
+
+def build(config: RunConfig) -> Experiment:
+    """The experiment of a configuration; reads no data."""
+    match config.experiment:
+        case ArcConfig():
+            return ArcExperiment(config.experiment)
+        case _:
+            assert_never(config.experiment)
