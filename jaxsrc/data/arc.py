@@ -67,7 +67,7 @@ class Task:
 
     @cached_property
     def digest(self) -> str:
-        """Hash of the content alone: neither the id, nor the order of the pairs, nor their role counts."""
+        """Hash of the content alone: neither the id, nor the order of the pairs, nor which of them are tests."""
         return hashlib.sha256("".join(sorted(pair.digest for pair in self.pairs)).encode()).hexdigest()
 
 
@@ -141,8 +141,8 @@ def refuse_leaks(training: Iterable[Task], scored: Iterable[Task]) -> None:
     found = list(leaks(training, scored))
     if found:
         named = ", ".join(
-            f"{leak.training.id} of {leak.training.source} (same {leak.how} as {leak.scored.id} of {leak.scored.source})"
-            for leak in found[:NAMED_LEAKS]
+            f"{a.id} of {a.source} (same {how} as {b.id} of {b.source})"
+            for a, b, how in ((leak.training, leak.scored, leak.how) for leak in found[:NAMED_LEAKS])
         )
         more = f" and {len(found) - NAMED_LEAKS} more" if len(found) > NAMED_LEAKS else ""
         raise UserError(

@@ -22,6 +22,8 @@ VERSIONS = {"arcagi1": "arcagi", "arcagi2": "arcagi2"}
 SETS = ("training", "evaluation")
 SOURCES = tuple(f"{version}:{part}" for version in VERSIONS for part in SETS)
 
+SIDES_EXPECTED = f"1-{MAX_SIDE}"
+
 
 def load(source: str) -> tuple[Task, ...]:
     """The tasks of a source, sorted by id.
@@ -113,12 +115,13 @@ def read_solutions(path: Path) -> dict[str, list[np.ndarray]]:
 
 
 def read_json(path: Path) -> Any:
-    """The content of a JSON file; broken, unreadable or ambiguous (a key given twice) raises UserError with the line."""
+    """The content of a JSON file; UserError, with the line, if it is broken or gives a key twice."""
     try:
         return json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=_unique_keys)
     except json.JSONDecodeError as error:
         raise UserError(
-            f"{path}: line {error.lineno}, column {error.colno}: expected JSON, got {error.msg.lower()}; repair the file"
+            f"{path}: line {error.lineno}, column {error.colno}: "
+            f"expected JSON, got {error.msg.lower()}; repair the file"
         ) from error
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: expected UTF-8 text, got byte {error.start} that is not; save it as UTF-8") from error
@@ -144,20 +147,17 @@ def parse_task(content: Any, name: str, source: str, where: str) -> Task:
 def parse_grid(content: Any, where: str) -> np.ndarray:
     """A read-only uint8[h, w] from rows of colours: rectangular, sides 1 to 30, integers 0 to 9."""
     if not isinstance(content, list) or not content or not all(isinstance(row, list) and row for row in content):
-        _bad(where, f"a grid as {_SIDES_EXPECTED} rows of {_SIDES_EXPECTED} colours", _kind(content), "repair this grid")
+        _bad(where, f"a grid as {SIDES_EXPECTED} rows of {SIDES_EXPECTED} colours", _kind(content), "repair this grid")
     widths = sorted({len(row) for row in content})
     if len(widths) > 1:
         _bad(where, "a rectangular grid", f"rows of {widths[0]} and {widths[-1]} cells", "make its rows equally long")
     if len(content) > MAX_SIDE or widths[0] > MAX_SIDE:
-        _bad(where, f"sides of {_SIDES_EXPECTED}", f"{len(content)} rows of {widths[0]} cells", "leave this task out")
+        _bad(where, f"sides of {SIDES_EXPECTED}", f"{len(content)} rows of {widths[0]} cells", "leave this task out")
     for i, row in enumerate(content):
         for j, color in enumerate(row):
             if type(color) is not int or not 0 <= color < COLORS:  # bool is an int to isinstance
                 _bad(f"{where}: row {i}, column {j}", "a colour as an integer 0-9", _brief(color), "repair this cell")
     return _frozen(np.array(content, np.uint8))
-
-
-_SIDES_EXPECTED = f"1-{MAX_SIDE}"
 
 
 @cache
@@ -214,7 +214,7 @@ def _is_task(content: Any) -> bool:
 
 
 def _is_challenges(content: Any) -> bool:
-    return isinstance(content, dict) and bool(content) and all(_is_task(task) for task in content.values())
+    return isinstance(content, dict) and any(_is_task(task) for task in content.values())
 
 
 def _kind(value: Any) -> str:
