@@ -128,19 +128,20 @@ class ArcExperiment:
         return LearnedSections(self.config.model, params, views)
 
     def validate(self, params: PyTree, stage: int) -> dict[str, float]:
-        """Exact match of the closed-form extension alone on the held-out tasks, by scale, smallest first."""
+        """Exact match of the closed-form extension alone on the held-out tasks up to the stage's scale, by scale."""
         learned = self.learned(params)
-        by_scale: dict[int, list[bool]] = {}
-        scale = {t.id: t.scale for t in self.tasks[1]}
+        limit = self.config.stages[stage].scale
+        scale = {t.id: t.scale for t in self.tasks[1] if t.scale <= limit}
+        right: dict[int, list[bool]] = {s: [] for s in scale.values()}
         for task in self.episodes[1]:
-            demos, tests = task.pairs[: task.demonstrations], task.pairs[task.demonstrations :]
-            right = all(
-                np.array_equal(learned.scores(demos, q)[MODES.index("both")].argmax(-1), q.colors) for q in tests
-            )
-            by_scale.setdefault(scale[task.id], []).append(right)
-        total = len(self.tasks[1])
-        found = {f"val/scale {s}": sum(r) / sum(s == v for v in scale.values()) for s, r in sorted(by_scale.items())}
-        return {"val/exact": sum(sum(r) for r in by_scale.values()) / max(total, 1), **found}
+            if task.id in scale:
+                demos, tests = task.pairs[: task.demonstrations], task.pairs[task.demonstrations :]
+                both = MODES.index("both")
+                hits = [np.array_equal(learned.scores(demos, q)[both].argmax(-1), q.colors) for q in tests]
+                right[scale[task.id]].append(all(hits))
+        tasks = list(scale.values())
+        found = {f"val/scale {s}": sum(hits) / tasks.count(s) for s, hits in sorted(right.items())}
+        return {"val/exact": sum(map(sum, right.values())) / max(len(tasks), 1), **found} if tasks else {}
 
     def finish(self, params: PyTree, report: Report) -> None:
         training, held = self.tasks

@@ -12,7 +12,7 @@ import jax
 
 from jaxsrc import config as configuration
 from jaxsrc import runtime as runtimes
-from jaxsrc.checkpoint import Checkpoints, Meta, abstract, git_revision
+from jaxsrc.checkpoint import Checkpoints, abstract, git_revision
 from jaxsrc.errors import DONE, INTERRUPTED, UserError, command_line
 from jaxsrc.loop import Fit, TrainConfig, total_steps
 from jaxsrc.optim import OptimConfig, make_optimizer
@@ -230,8 +230,6 @@ def main(arguments: list[str]) -> int:
     out = args.out or Path("runs") / plan.name
     return run(plan, out, budget=args.budget_seconds, profile=args.profile)[0]
 
-
-__all__ = ["Meta", "Plan", "run"]
 
 if __name__ == "__main__":
     command_line(main)
