@@ -1,0 +1,180 @@
+"""`python -m jaxsrc.evaluate RUN`: solve a set of ARC tasks with a trained run, beside its baselines; no gradient."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+
+from jaxsrc import arc_scores, submission
+from jaxsrc import runtime as runtimes
+from jaxsrc.arc_experiment import ArcExperiment
+from jaxsrc.data.arc import Task, refuse_leaks
+from jaxsrc.data.arc_files import load
+from jaxsrc.errors import DONE, UserError, command_line
+from jaxsrc.plots import arc_pages
+from jaxsrc.report import Report
+from jaxsrc.runs import OpenRun, open_run
+from jaxsrc.runtime import RuntimeConfig
+from jaxsrc.solver.candidate import Family
+from jaxsrc.solver.learned import LearnedSections
+from jaxsrc.solver.solve import SolverConfig, solve
+
+ARMS: dict[str, tuple[Family, ...]] = {
+    "hand-made kernel, no learning": ("hand-made",),
+    "learned encoder alone": ("learned",),
+    "chosen sections, no learning": ("sections",),
+    "chosen sections and encoder": ("sections", "learned"),
+}
+MAIN = "chosen sections and encoder"
+
+
+@dataclass(frozen=True)
+class Solved:
+    """Ranked answers of one task in every arm, how the main arm's first came about, and the seconds it took."""
+
+    task: Task
+    answers: dict[str, list[list[np.ndarray]]]
+    how: str
+    seconds: float
+
+
+_worker: tuple[SolverConfig, LearnedSections | None] | None = None
+
+
+def _prepare(run: Path, which: str, views: int | None, device: str) -> None:
+    """Open the run once in a worker process."""
+    global _worker
+    runtimes.start(RuntimeConfig(device=device))  # type: ignore[arg-type]
+    opened = open_run(run, which)
+    _worker = solver_of(opened, views)
+
+
+def solver_of(opened: OpenRun, views: int | None) -> tuple[SolverConfig, LearnedSections]:
+    """Solver settings and learned sections of a run; UserError if it is not an ARC run."""
+    if not isinstance(opened.experiment, ArcExperiment):
+        raise UserError("expected a run of kind arc; evaluate others with their own command")
+    config = opened.experiment.config.solver
+    return config, opened.experiment.learned(opened.params, views or config.views)
+
+
+def solve_task(task: Task, config: SolverConfig, learned: LearnedSections | None) -> Solved:
+    """All arms of one task; the test outputs are not looked at."""
+    start = time.perf_counter()
+    outputs = [p.output for p in task.train if p.output is not None]
+    solution = solve([p.input for p in task.train], outputs, [p.input for p in task.test], config, learned)
+    answers, how = {}, "no candidate"
+    for arm, families in ARMS.items():
+        ranked = solution.answers(*families)
+        answers[arm] = [a.grids for a in ranked]
+        if arm == MAIN and ranked:
+            how = ranked[0].candidate.how
+    answers |= {name: [list(g) for g in baseline(task)] for name, baseline in arc_scores.BASELINES.items()}
+    return Solved(task, answers, how, time.perf_counter() - start)
+
+
+def _work(task: Task) -> Solved:
+    assert _worker is not None
+    return solve_task(task, *_worker)
+
+
+def solve_all(
+    tasks: Sequence[Task], run: Path, which: str, views: int | None, device: str, workers: int
+) -> Iterator[Solved]:
+    """Solve tasks in worker processes, largest first so that none is left waiting for one; order of completion."""
+    order = sorted(tasks, key=lambda t: -sum(p.input.size for p in t.pairs))
+    prepare = partial(_prepare, run, which, views, device)
+    if workers == 1:
+        prepare()
+        yield from map(_work, order)
+        return
+    os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_cpu_multi_thread_eigen=false"
+    os.environ.update(OPENBLAS_NUM_THREADS="1", OMP_NUM_THREADS="1")
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=prepare) as pool:
+        yield from pool.map(_work, order, chunksize=2)
+
+
+def watch(solved: Iterator[Solved], total: int, report: Report) -> list[Solved]:
+    """Collect results, saying how far things are every few seconds."""
+    found: list[Solved] = []
+    start = last = time.monotonic()
+    right = 0
+    for one in solved:
+        found.append(one)
+        right += arc_scores.score(one.task, one.answers[MAIN]).pass2
+        now = time.monotonic()
+        if now - last > 10 or len(found) == total:
+            left = (now - start) / len(found) * (total - len(found))
+            report.say(f"{len(found)}/{total} tasks, {right} solved in two attempts, about {left:.0f} s left")
+            last = now
+    return found
+
+
+def summarize(found: Sequence[Solved], name: str, report: Report, out: Path) -> dict[str, list[arc_scores.TaskScore]]:
+    """Tables, pictures and submission of an evaluation; returns the scores of every arm."""
+    scores = {
+        arm: [arc_scores.score(s.task, s.answers[arm]) for s in found] for arm in (*arc_scores.BASELINES, *ARMS)
+    }
+    report.table(f"{name}: methods", arc_scores.COLUMNS, [arc_scores.row(arm, s) for arm, s in scores.items()])
+    report.table(f"{name}: {MAIN}, by scale", arc_scores.COLUMNS, arc_scores.by_scale(scores[MAIN]))
+    label = name.replace(":", "_").replace("/", "_")
+    pages = arc_pages.pages(found, MAIN, out / "pictures", label)
+    bars = arc_pages.scale_bars(scores, out / "pictures" / f"{label}_scales.png")
+    for title, path in [*pages, ("tasks solved by scale", bars)]:
+        report.picture(f"{name}: {title}", path)
+    file = submission.write(out / f"{label}_submission.json", [s.task for s in found], {s.task.id: s.answers[MAIN] for s in found})
+    total = sum(s.seconds for s in found)
+    report.note(f"{name}: {total / len(found):.2f} s of one core a task; submission: {file}")
+    for title, path in pages[:1]:
+        report.say(f"picture ({title}): {path}")
+    return scores
+
+
+def parser() -> argparse.ArgumentParser:
+    found = argparse.ArgumentParser(prog="python -m jaxsrc.evaluate", description=__doc__)
+    found.add_argument("run", type=Path, metavar="RUN", help="run folder of `python -m jaxsrc.train`")
+    found.add_argument("--tasks", action="append", help="set, folder or challenges file (default: the configuration's)")
+    found.add_argument("--checkpoint", choices=["latest", "best"], default="latest")
+    found.add_argument("--limit", type=int, default=0, help="only the first N tasks")
+    found.add_argument("--views", type=int, default=None, help="views that the learned sections are averaged over")
+    found.add_argument("--workers", type=int, default=0, help="processes (default: one a core, one on a GPU)")
+    found.add_argument("--device", choices=["auto", "cpu", "cuda", "metal"], default="auto")
+    return found
+
+
+def main(arguments: list[str]) -> int:
+    args = parser().parse_args(arguments)
+    runtime = runtimes.start(RuntimeConfig(device=args.device))
+    opened = open_run(args.run, args.checkpoint)
+    solver_of(opened, args.views)
+    experiment = opened.experiment
+    assert isinstance(experiment, ArcExperiment)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    workers = args.workers or (cores if runtime.platform == "cpu" else 1)
+    report = Report(args.run)
+    for note in opened.notes:
+        report.note(note)
+    for source in args.tasks or [experiment.config.data.evaluate]:
+        tasks = list(load(source))[: args.limit or None]
+        if any(p.output is None for t in tasks for p in t.test):
+            raise UserError(f"expected known test outputs in {source}, got some without; score a set with solutions")
+        refuse_leaks(experiment.tasks[0], tasks)
+        report.say(
+            f"{source}: {len(tasks)} tasks, checkpoint {opened.meta.step}, {workers} processes on {runtime.describe()}"
+        )
+        solved = solve_all(tasks, args.run, args.checkpoint, args.views, args.device, workers)
+        summarize(watch(solved, len(tasks), report), source, report, args.run)
+    report.close("evaluated")
+    return DONE
+
+
+if __name__ == "__main__":
+    command_line(main)
