@@ -11,7 +11,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Array, Bool, Int, Int8
+from jaxtyping import Array, Bool
 
 from jaxsrc.data.arc import SIDES, Pair, Task
 from jaxsrc.errors import UserError
@@ -23,13 +23,17 @@ OUTSIDE = -1
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class GridEpisode:
-    """Demonstrations and one query per task, grids anchored top-left; absent grids have size 0 x 0 and no cells."""
+    """Demonstrations and one query per task, grids anchored top-left; absent grids have size 0 x 0 and no cells.
 
-    inputs: Int8[Array | np.ndarray, "*b p h w"]
-    outputs: Int8[Array | np.ndarray, "*b p h w"]
-    input_sizes: Int[Array | np.ndarray, "*b p 2"]
-    output_sizes: Int[Array | np.ndarray, "*b p 2"]
-    pair_mask: Bool[Array | np.ndarray, "*b p"]
+    inputs, outputs: int8[b, p, h, w], OUTSIDE around the grids; input_sizes, output_sizes: int32[b, p, 2], height and
+    width; pair_mask: bool[b, p], pairs that are there. NumPy or JAX arrays; or, as in any tree, shapes or shardings.
+    """
+
+    inputs: Any
+    outputs: Any
+    input_sizes: Any
+    output_sizes: Any
+    pair_mask: Any
 
     @property
     def input_mask(self) -> Bool[Array | np.ndarray, "*b p h w"]:
@@ -98,7 +102,7 @@ class EpisodeSampler:
         self._store = _pad([pair for pairs in known for pair in pairs] + absent, side)
 
     def batch_at(self, seed: int, step: int) -> GridEpisode:
-        """`batch` tasks drawn with replacement; of each a query and up to `demonstrations` other pairs, all at random."""
+        """`batch` tasks drawn with replacement; of each a random query and up to `demonstrations` other pairs."""
         rng = np.random.default_rng((seed, step))
         task = rng.integers(self.tasks, size=self.batch)
         counts = self._counts[task, None]

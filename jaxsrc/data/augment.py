@@ -10,7 +10,7 @@ index arithmetic, so that nothing depends on the data but the values of indices.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -39,19 +39,19 @@ INVERSE = np.argmin(COMPOSED, axis=1)
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class View:
-    """A dihedral map, and the new name permutation[c] of each colour c: traced arrays, or NumPy values."""
+    """dihedral: int32[], one of the eight maps; permutation: int32[10], the new name of each colour. NumPy or JAX."""
 
-    dihedral: Int[Array | np.ndarray, "*b"]
-    permutation: Int[Array | np.ndarray, "*b 10"]
+    dihedral: Any
+    permutation: Any
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Canvas:
-    """A grid anchored top-left on a square canvas, and its (height, width)."""
+    """grid: int8[h, h], a grid anchored top-left on a square canvas; size: int32[2], its height and width."""
 
-    grid: Int8[Array, "h h"]
-    size: Int[Array, "2"]
+    grid: Any
+    size: Any
 
 
 def turn(canvas: Canvas, which: Int[Array, ""]) -> Canvas:
