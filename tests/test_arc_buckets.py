@@ -75,6 +75,7 @@ def test_buckets_partition_the_tasks_by_scale():
 def test_batches_are_a_pure_function_of_seed_and_step():
     make = lambda: EpisodeSampler(load("arcagi1:training"), 10, 8, 4)
     one, other = make(), make()
+    assert one.tasks == 25 + 153  # every task that fits, smaller scales included
     for step in (3, 0, 7, 3):
         jax.tree.map(np.testing.assert_array_equal, one.batch_at(5, step), other.batch_at(5, step))
     other.batch_at(5, 99)
