@@ -14,9 +14,10 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxsrc import arc_scores, submission
+from jaxsrc import scoring, submission
 from jaxsrc import runtime as runtimes
 from jaxsrc.arc_experiment import ArcExperiment
+from jaxsrc.baselines import BASELINES
 from jaxsrc.data.arc import Task, refuse_leaks
 from jaxsrc.data.arc_files import load
 from jaxsrc.errors import DONE, UserError, command_line
@@ -77,7 +78,7 @@ def solve_task(task: Task, config: SolverConfig, learned: LearnedSections | None
         answers[arm] = [a.grids for a in ranked]
         if arm == MAIN and ranked:
             how = ranked[0].candidate.how
-    answers |= {name: [list(g) for g in baseline(task)] for name, baseline in arc_scores.BASELINES.items()}
+    answers |= {name: [list(g) for g in baseline(task)] for name, baseline in BASELINES.items()}
     return Solved(task, answers, how, time.perf_counter() - start)
 
 
@@ -109,7 +110,7 @@ def watch(solved: Iterator[Solved], total: int, report: Report) -> list[Solved]:
     right = 0
     for one in solved:
         found.append(one)
-        right += arc_scores.score(one.task, one.answers[MAIN]).pass2
+        right += scoring.score(one.task, one.answers[MAIN]).pass2
         now = time.monotonic()
         if now - last > 10 or len(found) == total:
             left = (now - start) / len(found) * (total - len(found))
@@ -118,13 +119,13 @@ def watch(solved: Iterator[Solved], total: int, report: Report) -> list[Solved]:
     return found
 
 
-def summarize(found: Sequence[Solved], name: str, report: Report, out: Path) -> dict[str, list[arc_scores.TaskScore]]:
+def summarize(found: Sequence[Solved], name: str, report: Report, out: Path) -> dict[str, list[scoring.TaskScore]]:
     """Tables, pictures and submission of an evaluation; returns the scores of every arm."""
     scores = {
-        arm: [arc_scores.score(s.task, s.answers[arm]) for s in found] for arm in (*arc_scores.BASELINES, *ARMS)
+        arm: [scoring.score(s.task, s.answers[arm]) for s in found] for arm in (*BASELINES, *ARMS)
     }
-    report.table(f"{name}: methods", arc_scores.COLUMNS, [arc_scores.row(arm, s) for arm, s in scores.items()])
-    report.table(f"{name}: {MAIN}, by scale", arc_scores.COLUMNS, arc_scores.by_scale(scores[MAIN]))
+    report.table(f"{name}: methods", scoring.COLUMNS, [scoring.row(arm, s) for arm, s in scores.items()])
+    report.table(f"{name}: {MAIN}, by scale", scoring.COLUMNS, scoring.by_scale(scores[MAIN]))
     label = name.replace(":", "_").replace("/", "_")
     pages = arc_pages.pages(found, MAIN, out / "pictures", label)
     bars = arc_pages.scale_bars(scores, out / "pictures" / f"{label}_scales.png")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from jaxsrc.arc_scores import TaskScore, score, wilson
+from jaxsrc.scoring import TaskScore, score, wilson
 from jaxsrc.data.arc import SIDES
 from jaxsrc.plots import style
 from jaxsrc.plots.grids import GalleryRow, gallery_page
