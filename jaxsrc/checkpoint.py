@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import logging
+import os
 import subprocess
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
 
 from jaxsrc.config import differences
 from jaxsrc.errors import UserError
@@ -24,56 +26,83 @@ logging.getLogger("absl").setLevel(logging.ERROR)
 class Meta:
     """What a checkpoint says of itself beside its arrays.
 
-    window: sums and weights of the metrics since the last log line; seconds: training time so far; best: of the metric that
-    decides; tree: path -> dtype[shape] of every leaf.
+    stage: index of the stage in progress, the number of stages where all are done; records: lines of metrics.jsonl
+    written before it (-1: unknown); window: sums and weights of the metrics since the last of them; seconds: training
+    time so far; best: of the metric that decides; tree: path -> dtype[shape] of every leaf.
     """
 
     step: int
     config: dict
+    stage: int = 0
+    records: int = -1
     metrics: dict[str, float] = field(default_factory=dict)
     window: dict[str, list[float]] = field(default_factory=dict)
     best: float | None = None
     seconds: float = 0.0
-    finished: bool = False
     git: str = ""
     tree: dict[str, str] = field(default_factory=dict)
     format: int = FORMAT
 
 
+@dataclass(frozen=True)
+class Restored:
+    """notes: what the user should hear; damaged: steps that could not be read and were passed over."""
+
+    state: PyTree
+    meta: Meta
+    notes: list[str]
+    damaged: list[int]
+
+
+def _git(*words: str) -> str:
+    return subprocess.run(["git", *words], capture_output=True, text=True, timeout=5, check=True).stdout.strip()
+
+
 def git_revision() -> str:
     """Revision of the working folder, with + if it has changes; '' outside a repository."""
     try:
-        run = lambda *a: subprocess.run(["git", *a], capture_output=True, text=True, timeout=5, check=True).stdout.strip()
-        return run("rev-parse", "--short", "HEAD") + ("+" if run("status", "--porcelain", "-uno") else "")
+        return _git("rev-parse", "--short", "HEAD") + ("+" if _git("status", "--porcelain", "-uno") else "")
     except (OSError, subprocess.SubprocessError):
         return ""
 
 
 class Checkpoints:
-    """The folder RUN/checkpoints (the last `keep`) and RUN/best (one)."""
+    """The folder RUN/checkpoints (the last `keep`) and RUN/best (one).
 
-    def __init__(self, run: Path, keep: int = 3):
+    read_only: for those who look at a run that may still be training; nothing is created or cleared away.
+    """
+
+    def __init__(self, run: Path, keep: int = 3, *, read_only: bool = False):
         self.run = run.resolve()
-        options = lambda n: ocp.CheckpointManagerOptions(max_to_keep=n, create=True, cleanup_tmp_directories=True)
-        self._last = ocp.CheckpointManager(self.run / "checkpoints", options=options(keep))
-        self._best = ocp.CheckpointManager(self.run / "best", options=options(1))
+        self._last = self._manager("checkpoints", keep, read_only)
+        self._best = self._manager("best", 1, read_only)
 
-    def save(self, state: PyTree, meta: Meta, *, best: bool = False, wait: bool = False) -> None:
-        """Start writing; the arrays are copied before this returns, so the caller may donate them.
+    def _manager(self, name: str, keep: int, read_only: bool) -> ocp.CheckpointManager:
+        folder = self.run / name
+        if read_only and not folder.is_dir():
+            raise UserError(f"expected a run folder with {name}/, got {self.run}; train first, or name another folder")
+        options = (
+            ocp.CheckpointManagerOptions(read_only=True)
+            if read_only
+            else ocp.CheckpointManagerOptions(max_to_keep=keep, create=True, cleanup_tmp_directories=True)
+        )
+        return ocp.CheckpointManager(folder, options=options)
 
-        Errors: UserError if the disk is full; earlier checkpoints are untouched.
+    def save(self, state: PyTree, meta: Meta, *, best: bool = False) -> None:
+        """Start writing, unless the step is there; arrays are copied before this returns, the caller may donate them.
+
+        Errors: UserError if the disk is full, for this save or the one before it; earlier checkpoints are untouched.
         """
         manager = self._best if best else self._last
         meta = Meta(**{**meta.__dict__, "tree": leaf_table(state)})
         args = ocp.args.Composite(state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta.__dict__))
         try:
-            manager.save(meta.step, args=args, force=True)
-            if wait:
-                self.wait()
-        except ocp.checkpoint_manager.StepAlreadyExistsError:
-            return
+            manager.wait_until_finished()
+            manager.check_for_errors()
+            if meta.step not in manager.all_steps():
+                manager.save(meta.step, args=args, force=True)
         except (OSError, ValueError, RuntimeError) as error:
-            raise self._failed(error) from None
+            raise self._failed(error) from error
 
     def wait(self) -> None:
         """Until everything asked for is on disk."""
@@ -82,13 +111,16 @@ class Checkpoints:
                 manager.wait_until_finished()
                 manager.check_for_errors()
         except (OSError, ValueError, RuntimeError) as error:
-            raise self._failed(error) from None
+            raise self._failed(error) from error
 
     def _failed(self, error: Exception) -> UserError:
-        why = str(error).splitlines()[0][:200]
+        why = " ".join(str(error).split())
+        why = why if len(why) < 200 else f"{why[:90]} ... {why[-90:]}"
+        last = self.on_disk
+        resume = f"it resumes from step {last}" if last is not None else "it starts from the first step"
         return UserError(
-            f"expected to write a checkpoint below {self.run}, got: {why}; free some space and start the same command again, "
-            f"it resumes from step {self.latest or 0}"
+            f"expected to write a checkpoint below {self.run}, got: {why}; free some space and start the same command "
+            f"again, {resume}"
         )
 
     def close(self) -> None:
@@ -97,22 +129,22 @@ class Checkpoints:
 
     @property
     def latest(self) -> int | None:
+        """Newest step, one that is still being written included."""
         steps = self._last.all_steps()
         return max(steps) if steps else None
 
-    def meta(self, which: str = "latest") -> Meta | None:
-        """Meta of the newest readable checkpoint, or of the best one; None if there is none."""
-        manager = self._best if which == "best" else self._last
-        for step in sorted(manager.all_steps(), reverse=True):
-            found = self._meta(manager, step)
-            if found is not None:
-                return found
-        return None
+    @property
+    def on_disk(self) -> int | None:
+        """Newest step whose checkpoint is whole: its folder takes its name once everything is written."""
+        steps = [int(p.name) for p in (self.run / "checkpoints").glob("*") if p.name.isdigit()]
+        return max(steps) if steps else None
 
     def _meta(self, manager: ocp.CheckpointManager, step: int) -> Meta | None:
         try:
-            raw: Any = manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"]
-        except Exception:  # orbax raises many kinds for a damaged folder; the caller falls back and says so
+            raw = manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"]
+        except Exception:  # a truncated file surfaces as one of many exceptions
+            return None
+        if not isinstance(raw, dict) or "step" not in raw:
             return None
         if raw.get("format", 0) > FORMAT:
             raise UserError(
@@ -122,34 +154,64 @@ class Checkpoints:
         known = Meta.__dataclass_fields__
         return Meta(**{k: v for k, v in raw.items() if k in known})
 
-    def restore(self, abstract: PyTree, which: str = "latest") -> tuple[PyTree, Meta, list[str]]:
-        """(state, meta, notes): the newest checkpoint that can be read, placed as `abstract`'s shardings say.
+    def restore(self, abstract: PyTree, which: str = "latest") -> Restored:
+        """The newest checkpoint that can be read, placed as `abstract`'s shardings say, whatever wrote it.
 
-        Errors: UserError if none can be read, or if its leaves differ from the abstract state's (path by path).
+        `abstract` may be a dict with some of the state's fields: only they are read.
+        Errors: UserError if none can be read, or if its leaves differ from the abstract ones (path by path).
         """
         manager = self._best if which == "best" else self._last
         notes: list[str] = []
+        damaged: list[int] = []
+        wanted = leaf_table(abstract)
+        fields = tuple(f"{name}." for name in abstract) if isinstance(abstract, dict) else ("",)
         for step in sorted(manager.all_steps(), reverse=True):
             meta = self._meta(manager, step)
             if meta is None:
-                notes.append(f"checkpoint {step} is damaged; trying the one before")
+                notes.append(f"checkpoint {step} is damaged (its meta cannot be read); trying the one before")
+                damaged.append(step)
                 continue
-            problems = differences(leaf_table(abstract), meta.tree)
+            there = {k: v for k, v in meta.tree.items() if k.startswith(fields)}
+            problems = differences(wanted, there)
             if problems:
                 more = f" (and {len(problems) - 8} more)" if len(problems) > 8 else ""
                 raise UserError(
-                    f"expected a checkpoint of this model in {self.run}, got another one: {'; '.join(problems[:8])}{more}; "
-                    "use the configuration it was trained with, or another --out"
+                    f"expected a checkpoint of this model in {self.run}, got another one: {'; '.join(problems[:8])}"
+                    f"{more}; use the configuration it was trained with, or another --out"
                 )
             try:
-                args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
-                return manager.restore(step, args=args)["state"], meta, notes
-            except Exception as error:  # a truncated array file surfaces as one of many exceptions
-                notes.append(f"checkpoint {step} is damaged ({str(error).splitlines()[0][:80]}); trying the one before")
+                return Restored(self._state(manager, step, abstract), meta, notes, damaged)
+            except Exception as error:  # as above
+                why = str(error).splitlines()[0][:80] if str(error) else type(error).__name__
+                notes.append(f"checkpoint {step} is damaged ({why}); trying the one before")
+                damaged.append(step)
         raise UserError(
             f"expected a readable checkpoint in {self.run}, got {'none' if not notes else 'only damaged ones'}; "
             "train first, or delete the folder and start again"
         )
+
+    def _state(self, manager: ocp.CheckpointManager, step: int, abstract: PyTree) -> PyTree:
+        if isinstance(abstract, dict):
+            how = ocp.args.PyTreeRestore(
+                item=abstract,
+                restore_args=ocp.checkpoint_utils.construct_restore_args(abstract),
+                partial_restore=True,
+            )
+        else:
+            how = ocp.args.StandardRestore(abstract)
+        return manager.restore(step, args=ocp.args.Composite(state=how))["state"]
+
+    def set_aside(self, damaged: list[int]) -> None:
+        """Move unreadable checkpoints to RUN/damaged, so that their steps can be saved again."""
+        if damaged and jax.process_index() == 0:
+            (self.run / "damaged").mkdir(exist_ok=True)
+            for step in damaged:
+                target = self.run / "damaged" / f"{step}-{time.time_ns()}"
+                os.replace(self.run / "checkpoints" / str(step), target)
+        if damaged and jax.process_count() > 1:
+            multihost_utils.sync_global_devices("damaged checkpoints set aside")
+        if damaged:
+            self._last.reload()
 
 
 def abstract(tree: PyTree, sharding: jax.sharding.Sharding) -> PyTree:

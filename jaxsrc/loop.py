@@ -4,32 +4,36 @@ from __future__ import annotations
 
 import itertools
 import math
-import queue
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from pydantic import Field
 
 from jaxsrc.checkpoint import Checkpoints, Meta
 from jaxsrc.errors import RunError, UserError
+from jaxsrc.memory import memory_warning
+from jaxsrc.prefetch import prefetched
 from jaxsrc.protocol import Experiment, PyTree, Stage
 from jaxsrc.report import Report
 from jaxsrc.runtime import Runtime
 from jaxsrc.state import MINIMUM_SCALE, TrainState
-from jaxsrc.step import CompiledOnce
+from jaxsrc.step import CompiledOnce, StepMetrics
+
+Status = Literal["finished", "interrupted", "out of time"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     """All counts in steps. steps_per_call: steps in one scan; keep: checkpoints kept; best: validation metric whose
-    largest value keeps a checkpoint of its own, '' for none."""
+    largest value within the last stage that trains keeps a checkpoint of its own, '' for none."""
 
     steps_per_call: Annotated[int, Field(ge=1)] = 1
     log_every: Annotated[int, Field(ge=1)] = 10
@@ -61,81 +65,16 @@ class Interrupt:
             signal.signal(number, handler)
 
 
-def stage_of(stages: Sequence[Stage], step: int) -> int:
-    """Index of the stage that the step after `step` belongs to; the last one when all are done."""
-    ends = list(itertools.accumulate(s.steps for s in stages))
-    return next((i for i, end in enumerate(ends) if step < end), len(stages) - 1)
-
-
 def total_steps(stages: Sequence[Stage]) -> int:
     return sum(s.steps for s in stages)
 
 
-def place(batch: PyTree, runtime: Runtime, leading: int = 0) -> PyTree:
-    """Put a host batch on the devices, its batch axis split over them; every process holds the whole batch."""
-    sharding = runtime.batch_sharding(leading)
-    devices = len(runtime.devices)
-
-    def put(x: np.ndarray) -> jax.Array:
-        x = np.asarray(x)
-        if x.shape[leading] % devices:
-            raise UserError(
-                f"expected a batch that {devices} devices divide, got {x.shape[leading]}; change the batch size"
-            )
-        if jax.process_count() == 1:
-            return jax.device_put(x, sharding)
-        return jax.make_array_from_callback(x.shape, sharding, lambda index: x[index])
-
-    return jax.tree.map(put, batch)
-
-
-@contextmanager
-def prefetched(stage: Stage, seed: int, steps: range, per_call: int, runtime: Runtime) -> Iterator[Iterator[PyTree]]:
-    """Batches of the steps, made and placed one ahead on a thread."""
-    ready: queue.Queue[Any] = queue.Queue(maxsize=2)
-    stop = threading.Event()
-
-    def make(step: int) -> PyTree:
-        if per_call == 1:
-            return place(stage.batch_at(seed, step), runtime)
-        batches = [stage.batch_at(seed, step + i) for i in range(per_call)]
-        return place(jax.tree.map(lambda *x: np.stack(x), *batches), runtime, leading=1)
-
-    def work() -> None:
-        for step in steps:
-            try:
-                item: Any = make(step)
-            except Exception as error:  # raised again where the batch is asked for
-                item = error
-            while not stop.is_set():
-                try:
-                    ready.put(item, timeout=0.1)
-                    break
-                except queue.Full:
-                    continue
-            if stop.is_set() or isinstance(item, Exception):
-                return
-
-    thread = threading.Thread(target=work, daemon=True)
-    thread.start()
-
-    def batches() -> Iterator[PyTree]:
-        for _ in steps:
-            item = ready.get()
-            if isinstance(item, Exception):
-                raise item
-            yield item
-
-    try:
-        yield batches()
-    finally:
-        stop.set()
-        thread.join(timeout=10)
-
-
 @dataclass
 class Fit:
-    """Everything that training needs beside its state; `run` trains from a state to the end, a signal or the budget."""
+    """Everything that training needs beside its state; `run` trains from a state to the end, a signal or the budget.
+
+    budget: seconds of this process until it stops.
+    """
 
     experiment: Experiment
     make_step: Callable[[], CompiledOnce]
@@ -153,7 +92,10 @@ class Fit:
         self.window: dict[str, list[float]] = {}
         self.best: float | None = None
         self.earlier = 0.0  # seconds of training before this process
+        self.paused = 0.0  # seconds of this process that made no steps: compiling, validating
         self.metrics: dict[str, float] = {}
+        self.index = 0  # of the stage in progress
+        self.tracing = False
         for stage in self.experiment.stages:
             if stage.steps % self.config.steps_per_call:
                 raise UserError(
@@ -161,89 +103,118 @@ class Fit:
                     f"{self.config.steps_per_call}; change one of them"
                 )
 
-    def run(self, state: TrainState, step: int, meta: Meta | None) -> tuple[TrainState, str]:
-        """Train from `step`; returns the state and 'finished', 'interrupted' or 'out of time'."""
+    def run(self, state: TrainState, step: int, meta: Meta | None) -> tuple[TrainState, Status]:
+        """Train from `step`; the last state is on disk when this returns."""
         if meta is not None:
-            self.window, self.best, self.earlier = dict(meta.window), meta.best, meta.seconds
+            self.window, self.best, self.earlier, self.index = dict(meta.window), meta.best, meta.seconds, meta.stage
         self.begun, self.first = time.monotonic(), step
         stages = self.experiment.stages
         self.total = total_steps(stages)
         ends = list(itertools.accumulate(s.steps for s in stages))
-        status = "finished"
+        status: Status = "finished"
         with Interrupt() as interrupt:
             self.report.progress(self.total, step)
-            for index, stage in enumerate(stages):
-                if step > ends[index] or (step == ends[index] and stage.steps) or (not stage.steps and step > ends[index]):
-                    continue
-                if step == ends[index] - stage.steps:
+            for index in range(self.index, len(stages)):
+                self.index, stage, end = index, stages[index], ends[index]
+                if step <= end - stage.steps:  # not resumed within the stage
                     self.report.stage(stage.name, step)
-                    if index == 0 or stage.steps:
-                        self._validate(state, step, index, "before")
-                state, step, status = self._stage(state, step, ends[index], stage, index, interrupt)
+                    if stage.steps and self.index:
+                        self.best = None  # another stage, other data: its scores cannot be compared with the last one's
+                    if stage.steps or self.index == 0:
+                        self._validate(state, step, "before")
+                state, step, status = self._stage(state, step, end, stage, interrupt)
                 if status != "finished":
                     break
-                self._validate(state, step, index, "after")
-            self.save(state, step, finished=status == "finished")
+                self._validate(state, step, "after")
+            else:
+                self.index = len(stages)
+            self.save(state, step)
             self.checkpoints.wait()
             self.report.stop_progress()
-            self.signal = interrupt.signal
         return state, status
 
     def _stage(
-        self, state: TrainState, step: int, end: int, stage: Stage, index: int, interrupt: Interrupt
-    ) -> tuple[TrainState, int, str]:
+        self, state: TrainState, step: int, end: int, stage: Stage, interrupt: Interrupt
+    ) -> tuple[TrainState, int, Status]:
         """Steps of one stage: dispatch a call, then read the metrics of the one before."""
         per, every = self.config.steps_per_call, self.config
         compiled = self.make_step()
-        pending: tuple[int, PyTree] | None = None
-        status = "finished"
-        with prefetched(stage, self.seed, range(step, end, per), per, self.runtime) as batches:
+        pending: tuple[int, StepMetrics] | None = None
+        status: Status = "finished"
+        with prefetched(stage, self.seed, range(step, end, per), per, self.runtime) as batches, self._guarded():
             for batch in batches:
-                if compiled.flops == 0 and compiled.compile_seconds == 0:
-                    compiled.compile(state, batch)
-                    self.report.note(
-                        f"stage '{stage.name}': compiled in {compiled.compile_seconds:.1f} s, "
-                        f"{compiled.flops / per / 1e9:.3g} GFLOP a step, {compiled.memory_bytes / 2**20:.0f} MiB"
-                    )
-                with jax.transfer_guard("disallow"):
-                    state, metrics = compiled(state, batch)
+                if not compiled.ready:
+                    self._compile(compiled, stage, state, batch)
+                state, metrics = compiled(state, batch)
                 if pending is not None:
                     self._read(*pending)
                 step += per
                 pending = (step, metrics)
                 self._trace(step)
-                due = lambda n, at=step: n > 0 and at % n < per
-                if due(every.checkpoint_every) or (due(every.eval_every) and step < end):
+                evaluate = every.eval_every > 0 and step % every.eval_every < per and step < end
+                save = step % every.checkpoint_every < per
+                if save or evaluate:
                     self._read(*pending)
                     pending = None
-                    if due(every.eval_every) and step < end:
-                        self._validate(state, step, index, "")
-                    if due(every.checkpoint_every):
-                        self.save(state, step)
-                if interrupt.signal is not None:
-                    status = "interrupted"
-                elif self.seconds > self.budget + self.earlier:
-                    status = "out of time"
+                    with jax.transfer_guard("allow"):
+                        if evaluate:
+                            self._validate(state, step, "")
+                        if save:
+                            self.save(state, step)
+                status = self._stop(step, interrupt)
                 if status != "finished":
                     break
-        if pending is not None:
-            self._read(*pending)
-        if step == end:
-            status = "finished" if status == "out of time" and end == self.total else status
+            if pending is not None:
+                self._read(*pending)
+        if step == self.total and status == "out of time":
+            status = "finished"
         return state, step, status
+
+    @contextmanager
+    def _guarded(self) -> Iterator[None]:
+        """No implicit transfer inside; a profile in progress ends with the stage, however it ends."""
+        try:
+            with jax.transfer_guard("disallow"):
+                yield
+        finally:
+            self._end_trace()
+
+    def _compile(self, compiled: CompiledOnce, stage: Stage, state: TrainState, batch: PyTree) -> None:
+        with self._pause(), jax.transfer_guard("allow"):
+            compiled.compile(state, batch)
+        self.report.note(
+            f"stage '{stage.name}': compiled in {compiled.compile_seconds:.1f} s, {compiled.flops / 1e9:.3g} GFLOP a "
+            f"step, {compiled.memory_bytes / 2**20:.0f} MiB"
+        )
+        warning = memory_warning(compiled.memory_bytes, self.runtime)
+        if warning:
+            self.report.note(warning)
+
+    @contextmanager
+    def _pause(self) -> Iterator[None]:
+        start = time.monotonic()
+        yield
+        self.paused += time.monotonic() - start
+
+    def _stop(self, step: int, interrupt: Interrupt) -> Status:
+        """Whether to stop after this step; several processes agree on it, at the steps that log."""
+        wanted = 2 if interrupt.signal is not None else int(self.seconds - self.earlier > self.budget)
+        if jax.process_count() > 1:
+            if step % self.config.log_every >= self.config.steps_per_call:
+                return "finished"
+            with jax.transfer_guard("allow"):
+                wanted = int(multihost_utils.process_allgather(np.int32(wanted)).max())
+        return ("finished", "out of time", "interrupted")[wanted]
 
     @property
     def seconds(self) -> float:
         """Seconds of training, this process and earlier ones."""
         return self.earlier + time.monotonic() - self.begun
 
-    def _read(self, step: int, metrics: PyTree) -> None:
+    def _read(self, step: int, metrics: StepMetrics) -> None:
         """Fetch metrics of the steps up to `step`, stop on NaN, and report at every log_every."""
-        host = jax.device_get(metrics)
-        per = self.config.steps_per_call
-        for i in range(per):
-            at = step - per + 1 + i
-            row = {k: (float(s[i]), float(w[i])) if per > 1 else (float(s), float(w)) for k, (s, w) in host.items()}
+        rows = jax.device_get(metrics).rows()
+        for at, row in enumerate(rows, step - len(rows) + 1):
             self._check(at, row)
             for name, (value, weight) in row.items():
                 kept = self.window.setdefault(name, [0.0, 0.0])
@@ -252,56 +223,68 @@ class Fit:
             if at % self.config.log_every == 0 or at == self.total:
                 self.metrics = {k: s / w if w else 0.0 for k, (s, w) in self.window.items()}
                 self.window = {}
-                rate = (at - self.first) / max(time.monotonic() - self.begun, 1e-9)
+                rate = (at - self.first) / max(self.seconds - self.earlier - self.paused, 1e-9)
                 left = min((self.total - at) / rate, self.budget + self.earlier - self.seconds)
                 self.report.step(at, self.total, self.metrics, self.seconds, rate, left)
 
     def _check(self, step: int, row: dict[str, tuple[float, float]]) -> None:
         bad = [name for name, (value, _) in row.items() if not math.isfinite(value)]
-        scale = row.get("loss_scale")
-        if scale is not None and scale[0] <= MINIMUM_SCALE and row["overflow"][0]:
-            bad.append("gradient at the smallest loss scale")
+        if "overflow" in row and row["overflow"][0] and row["loss_scale"][0] <= MINIMUM_SCALE:
+            bad.append("the gradient at the smallest loss scale")
         if bad:
-            last = self.checkpoints.latest
+            self.checkpoints.wait()
+            last = self.checkpoints.on_disk
             good = f"the last good checkpoint is step {last}" if last is not None else "there is no checkpoint yet"
             raise RunError(
                 f"expected finite numbers, got {', '.join(bad)} not finite at step {step}; {good}; lower "
                 "optim.learning_rate or optim.clip_norm and start again in another --out"
             )
 
-    def _validate(self, state: TrainState, step: int, index: int, when: str) -> None:
-        metrics = self.experiment.validate(state.best_params, index)
+    def _validate(self, state: TrainState, step: int, when: Literal["before", "", "after"]) -> None:
+        """Measure at a stage's start, within it or at its end; keep the best state of a stage that trains."""
+        with self._pause():
+            metrics = self.experiment.validate(state.best_params, self.index)
         if not metrics:
             return
         self.report.scalars(step, metrics, self.seconds)
         value = metrics.get(self.config.best) if self.config.best else None
-        if when != "before" and value is not None and (self.best is None or value > self.best):
+        if self.config.best and value is None:
+            raise UserError(
+                f"train.best: expected one of {', '.join(sorted(metrics))}, got '{self.config.best}'; "
+                "name one of them, or '' for none"
+            )
+        competes = when != "before" and self.experiment.stages[self.index].steps > 0
+        if competes and value is not None and (self.best is None or value > self.best):
             self.best = value
-            self.checkpoints.save(state, self._meta(step, metrics, False), best=True)
+            self.checkpoints.save(state, self._meta(step, metrics), best=True)
 
-    def _meta(self, step: int, metrics: dict[str, float], finished: bool) -> Meta:
+    def _meta(self, step: int, metrics: dict[str, float]) -> Meta:
         return Meta(
             step=step,
             config=self.resolved,
+            stage=self.index,
+            records=self.report.lines,
             metrics=metrics,
-            window=self.window,
+            window={k: list(v) for k, v in self.window.items()},  # written later, while these go on
             best=self.best,
             seconds=self.seconds,
-            finished=finished,
             git=self.git,
         )
 
-    def save(self, state: TrainState, step: int, *, finished: bool = False) -> None:
-        self.checkpoints.save(state, self._meta(step, self.metrics, finished))
+    def save(self, state: TrainState, step: int) -> None:
+        self.checkpoints.save(state, self._meta(step, self.metrics))
 
     def _trace(self, step: int) -> None:
-        """Profile steps 10 to 20 of this process into RUN/profile."""
-        if not self.profile:
-            return
+        """Profile calls 10 to 20 of this process into RUN/profile."""
         done = (step - self.first) // self.config.steps_per_call
-        if done == 10:
+        if self.profile and done == 10:
             jax.profiler.start_trace(str(self.report.run / "profile"))
-        elif done == 20:
+            self.profile, self.tracing = False, True
+        elif self.tracing and done == 20:
+            self._end_trace()
+
+    def _end_trace(self) -> None:
+        if self.tracing:
             jax.profiler.stop_trace()
-            self.report.note(f"profile of ten calls: {self.report.run / 'profile'} (tensorboard or xprof opens it)")
-            self.profile = False
+            self.tracing = False
+            self.report.note(f"profile: {self.report.run / 'profile'} (tensorboard or xprof opens it)")

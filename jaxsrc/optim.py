@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
+import jax
 import optax
 from pydantic import Field
 
 from jaxsrc.errors import UserError
 
+PACKED = 2**24  # parameters up to which the optimiser works on one vector; above, the copy would cost real memory
+
 
 @dataclass(frozen=True, kw_only=True)
 class OptimConfig:
-    """learning_rate: at its peak; warmup_steps: linear from zero; schedule: after that, down to final_fraction of the peak at
-    the last step; clip_norm: of the whole gradient, 0 for none; accumulate: steps whose gradients make one update; ema:
-    decay of the parameters' moving average that evaluation uses, 0 for none."""
+    """learning_rate: at its peak; warmup_steps: linear from zero; schedule: after that, down to final_fraction of the
+    peak at the last step; clip_norm: of the whole gradient, 0 for none; accumulate: steps whose gradients make one
+    update (warm-up and schedule count updates); ema: decay a step of the parameters' moving average that evaluation
+    uses, 0 for none."""
 
     kind: Literal["adamw", "sgd"] = "adamw"
     learning_rate: Annotated[float, Field(gt=0)] = 2e-3
@@ -44,11 +49,37 @@ def make_schedule(config: OptimConfig, steps: int) -> optax.Schedule:
     return optax.join_schedules([optax.linear_schedule(0.0, peak, max(warmup, 1)), after], [warmup])
 
 
+def packed(core: optax.GradientTransformation) -> optax.GradientTransformation:
+    """The same optimiser on all parameters as one vector, for models up to `PACKED` numbers.
+
+    Every array of the state costs about a microsecond of the host at each dispatch: AdamW over 400 parameters passes
+    1200 arrays, packed it passes 400 and a few.
+    """
+    flat = optax.flatten(core)
+
+    def chosen(params: Any) -> optax.GradientTransformation:
+        return flat if sum(math.prod(x.shape) for x in jax.tree.leaves(params)) <= PACKED else core
+
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        return chosen(updates).update(updates, state, params)
+
+    return optax.GradientTransformation(lambda params: chosen(params).init(params), update)
+
+
 def make_optimizer(config: OptimConfig, steps: int) -> optax.GradientTransformation:
-    """Clipping, the optimiser with its schedule, accumulation."""
-    if config.warmup_steps >= steps and steps > 1:
+    """Clipping, the optimiser with its schedule, accumulation.
+
+    Errors: UserError where warm-up leaves no update, or steps are fewer than one accumulation.
+    """
+    updates = steps // config.accumulate
+    if steps and not updates:
         raise UserError(
-            f"optim.warmup_steps: expected fewer than the {steps} training steps, got {config.warmup_steps}; lower it"
+            f"optim.accumulate: expected at most the {steps} training steps, got {config.accumulate}; lower it"
+        )
+    if steps > 1 and config.warmup_steps >= updates:
+        raise UserError(
+            f"optim.warmup_steps: expected fewer than the {updates} updates of the training, got "
+            f"{config.warmup_steps}; lower it"
         )
     schedule = make_schedule(config, steps)
     if config.kind == "adamw":
@@ -58,5 +89,5 @@ def make_optimizer(config: OptimConfig, steps: int) -> optax.GradientTransformat
     parts = [optax.clip_by_global_norm(config.clip_norm)] if config.clip_norm else []
     chained = optax.chain(*parts, core)
     if config.accumulate > 1:
-        return optax.MultiSteps(chained, config.accumulate).gradient_transformation()
-    return chained
+        chained = optax.MultiSteps(chained, config.accumulate).gradient_transformation()
+    return packed(chained)

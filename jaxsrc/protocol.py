@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from jaxtyping import Array
 
@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from jaxsrc.report import Report
 
 PyTree = Any
+Leaf = Any  # an array of a struct, or what a transform puts in its place: shapes, shardings, values on the host
 Metrics = dict[str, tuple[Array, Array]]  # name -> (sum, weight); the report shows sum / weight
 
 
@@ -24,6 +25,7 @@ class Stage:
     batch_at: Callable[[int, int], PyTree]
 
 
+@runtime_checkable  # the tests check argument types
 class Experiment(Protocol):
     """A model with its data and loss. All arrays plain, all randomness by key."""
 

@@ -49,6 +49,8 @@ class Report:
         self._progress: Progress | None = None
         self._task: Any = None
         self._last_line = 0.0
+        self._from_step = 0
+        self.lines = 0  # of metrics.jsonl
         self._kept = self._load()
 
     def _load(self) -> dict[str, Any]:
@@ -66,12 +68,18 @@ class Report:
     @property
     def board(self) -> SummaryWriter:
         if self._board is None:
-            self._board = SummaryWriter(str(self.run / "tensorboard"))
+            self._board = SummaryWriter(str(self.run / "tensorboard"), purge_step=self._from_step)
         return self._board
+
+    @property
+    def status(self) -> str:
+        """How this run, or the one before it in this folder, was closed; '' while it trains."""
+        return self._kept.get("status", "")
 
     def start(self, header: Sequence[str], environment: Mapping[str, str]) -> None:
         """First lines of a run."""
         self._kept["header"], self._kept["environment"] = list(header), dict(environment)
+        self._kept["status"] = ""
         for line in header:
             self.say(line)
         self._store()
@@ -123,11 +131,14 @@ class Report:
     def _append(self, record: Mapping[str, Any]) -> None:
         with open(self.run / "metrics.jsonl", "a") as file:
             file.write(json.dumps(record) + "\n")
+        self.lines += 1
 
-    def rewind(self, step: int) -> None:
-        """Drop the records after `step` (and a line cut short by a kill): the resumed run writes them again."""
+    def rewind(self, step: int, lines: int = -1) -> None:
+        """Keep the first `lines` records (-1: all) up to `step`, no line cut short: the resumed run writes the rest."""
         path = self.run / "metrics.jsonl"
-        kept = [r for r in records(self.run) if r["step"] <= step]
+        found = records(self.run)
+        kept = [r for r in found[: lines if lines >= 0 else len(found)] if r["step"] <= step]
+        self.lines, self._from_step = len(kept), step + 1
         temporary = path.with_suffix(".new")
         temporary.write_text("".join(json.dumps(r) + "\n" for r in kept))
         os.replace(temporary, path)

@@ -55,7 +55,7 @@ def _curves(records: Sequence[Mapping[str, Any]], stages: Mapping[str, int]) -> 
     for record in records:
         for name, value in record.items():
             if name not in ("step", "t") and isinstance(value, (int, float)) and value == value:
-                series.setdefault(name, []).append((record["step"], value))
+                series.setdefault(name, []).append((float(record["step"]), float(value)))
     thin = lambda points: points[:: max(len(points) // 400, 1)] + points[-1:]
     return '<div class="curves">' + "".join(_curve(n, thin(p), stages) for n, p in series.items()) + "</div>"
 

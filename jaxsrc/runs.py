@@ -44,10 +44,12 @@ def open_run(run: Path, which: str = "latest") -> OpenRun:
     device = jax.config.jax_default_device or jax.local_devices()[0]
     if not any((run / which_folder(which)).glob("*")):
         raise UserError(f"expected a checkpoint in {run / which_folder(which)}, got none; train first, or use the other one")
-    checkpoints = Checkpoints(run)
-    state, meta, notes = checkpoints.restore(abstract(shapes, jax.sharding.SingleDeviceSharding(device)), which)
+    name = "params" if shapes.ema is None else "ema"
+    checkpoints = Checkpoints(run, read_only=True)
+    wanted = abstract(shapes.best_params, jax.sharding.SingleDeviceSharding(device))
+    restored = checkpoints.restore({name: wanted}, which)
     checkpoints.close()
-    return OpenRun(config, experiment, state.best_params, meta, notes)
+    return OpenRun(config, experiment, restored.state[name], restored.meta, restored.notes)
 
 
 def which_folder(which: str) -> str:

@@ -8,9 +8,7 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array
-
-from jaxsrc.protocol import Experiment, PyTree
+from jaxsrc.protocol import Experiment, Leaf, PyTree
 
 INITIAL_SCALE = 2.0**15
 MINIMUM_SCALE = 1.0
@@ -19,25 +17,29 @@ MINIMUM_SCALE = 1.0
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class LossScale:
-    """Dynamic loss scaling of float16: halved on overflow, doubled after `GROWTH` good steps (Micikevicius et al. 2018)."""
+    """Dynamic loss scaling of float16: halved on overflow, doubled after `step.GROWTH` good steps (arXiv:1710.03740).
 
-    scale: Array
-    good: Array
-    overflows: Array
+    scale: float32[]; good: steps since the last change, int32[]; overflows: steps skipped so far, int32[].
+    """
+
+    scale: Leaf
+    good: Leaf
+    overflows: Leaf
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class TrainState:
-    """step: int32[]; params, opt_state, ema (None without), carry: pytrees of arrays; key: raw key data of the run."""
+    """step: int32[]; params, opt_state, ema (None without), carry: pytrees of arrays; loss_scale: LossScale in float16,
+    else None; key: raw key data of the run."""
 
-    step: Array
+    step: Leaf
     params: PyTree
     opt_state: PyTree
     ema: PyTree
     carry: PyTree
-    loss_scale: LossScale | None
-    key: Array
+    loss_scale: PyTree
+    key: Leaf
 
     @property
     def best_params(self) -> PyTree:

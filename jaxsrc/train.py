@@ -3,54 +3,35 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
+import contextlib
+import errno
 import os
 import sys
+import time
 from pathlib import Path
 
 import jax
+import numpy as np
+from jax.experimental import multihost_utils
 
 from jaxsrc import config as configuration
 from jaxsrc import runtime as runtimes
-from jaxsrc.checkpoint import Checkpoints, abstract, git_revision
-from jaxsrc.errors import DONE, INTERRUPTED, UserError, command_line
-from jaxsrc.loop import Fit, TrainConfig, total_steps
-from jaxsrc.optim import OptimConfig, make_optimizer
-from jaxsrc.protocol import Experiment
+from jaxsrc.checkpoint import Checkpoints, Meta, git_revision
+from jaxsrc.dry_run import dry_run
+from jaxsrc.errors import DONE, INTERRUPTED, RunError, UserError, command_line
+from jaxsrc.loop import Fit, total_steps
+from jaxsrc.plan import Plan, abstract_state, fresh_state, make_step
 from jaxsrc.report import Report
-from jaxsrc.runtime import Runtime, RuntimeConfig
-from jaxsrc.state import TrainState, bytes_of, count, init_state, parameter_table
-from jaxsrc.step import CompiledOnce, several, train_step
+from jaxsrc.runtime import Runtime
+from jaxsrc.state import TrainState, bytes_of, count
 
 DEFAULT = "configs/arc_sheaf.yaml"
+FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)  # no space, file size limit, quota
 
 
-@dataclasses.dataclass(frozen=True)
-class Plan:
-    """An experiment and how to train it; `resolved` is the whole configuration as plain data."""
-
-    name: str
-    seed: int
-    experiment: Experiment
-    optim: OptimConfig
-    train: TrainConfig
-    runtime: RuntimeConfig
-    resolved: dict
-
-
-def make_step(plan: Plan, runtime: Runtime) -> CompiledOnce:
-    optimizer = make_optimizer(plan.optim, total_steps(plan.experiment.stages))
-    step = train_step(plan.experiment, optimizer, runtime.compute_dtype, plan.optim.ema)
-    return CompiledOnce(several(step) if plan.train.steps_per_call > 1 else step, "training step", donate=(0,))
-
-
-def fresh(plan: Plan, runtime: Runtime) -> tuple[TrainState, TrainState]:
-    """(a function's worth of initial state, jitted and placed; the same abstractly) without touching data."""
-    optimizer = make_optimizer(plan.optim, total_steps(plan.experiment.stages))
-    scaled = runtime.precision == "float16"
-    init = lambda: init_state(plan.experiment, optimizer, plan.seed, ema=plan.optim.ema > 0, scaled=scaled)
-    shapes = abstract(jax.eval_shape(init), runtime.replicated)
-    return jax.jit(init, out_shardings=runtime.replicated)(), shapes
+def _identity(resolved: dict) -> dict:
+    """What makes a run the same run: everything but the machine; precision is of the numbers, not of the machine."""
+    return {**resolved, "runtime": {"precision": (resolved.get("runtime") or {}).get("precision")}}
 
 
 def check_folder(run: Path, resolved: dict) -> None:
@@ -58,57 +39,107 @@ def check_folder(run: Path, resolved: dict) -> None:
     path = run / "config.yaml"
     if not path.exists():
         return
-    there = configuration.read_yaml(path.read_text(), str(path))
-    strip = lambda d: {k: v for k, v in d.items() if k != "runtime"} | {
-        "precision": d.get("runtime", {}).get("precision")
-    }
-    found = configuration.differences(strip(resolved), strip(there))
+    there = configuration.read_yaml(path.read_text(), str(path)) or {}
+    found = configuration.differences(_identity(resolved), _identity(there))
     if found:
+        more = f" (and {len(found) - 6} more)" if len(found) > 6 else ""
         raise UserError(
-            f"expected {run} to belong to this configuration, got another one: {'; '.join(found[:6])}; "
+            f"expected {run} to belong to this configuration, got another one: {'; '.join(found[:6])}{more}; "
             "choose another --out, or delete that folder"
         )
+
+
+def _open_folder(out: Path, plan: Plan) -> None:
+    """Make the run folder, with the configuration in it; a folder of another configuration is left alone."""
+    try:
+        check_folder(out, plan.resolved)
+        out.mkdir(parents=True, exist_ok=True)
+        if jax.process_index() == 0:
+            new = out / "config.yaml.new"  # replaced at once, so that a kill leaves no half of it
+            new.write_text(configuration.yaml.safe_dump(plan.resolved, sort_keys=False))
+            os.replace(new, out / "config.yaml")
+    except OSError as error:
+        raise UserError(f"expected a folder to write to, got {out}: {error.strerror}; choose another --out") from None
+
+
+def _resume(plan: Plan, runtime: Runtime, report: Report, checkpoints: Checkpoints) -> tuple[TrainState, Meta | None]:
+    """The newest readable state with its meta, or a fresh one and None."""
+    if checkpoints.latest is None:
+        return fresh_state(plan, runtime), None
+    restored = checkpoints.restore(abstract_state(plan, runtime))
+    for note in restored.notes:
+        report.note(note)
+    checkpoints.set_aside(restored.damaged)
+    return restored.state, restored.meta
+
+
+def _agreed(flag: bool) -> bool:
+    """The first process's answer, in all of them."""
+    return flag if jax.process_count() == 1 else bool(multihost_utils.broadcast_one_to_all(np.int32(flag)))
 
 
 def run(
     plan: Plan, out: Path, *, budget: float = float("inf"), profile: bool = False, quiet: bool = False
 ) -> tuple[int, TrainState]:
-    """Train or resume a plan in the folder `out`; returns the exit code and the last state."""
+    """Train or resume a plan in the folder `out`; returns the exit code and the last state.
+
+    Errors: UserError (folder of another configuration, disk full, no readable checkpoint), RunError (NaN, recompile).
+    """
+    started = time.monotonic()
     runtime = runtimes.start(plan.runtime)
-    check_folder(out, plan.resolved)
-    out.mkdir(parents=True, exist_ok=True)
-    if runtime.is_main:
-        configuration_text = configuration.yaml.safe_dump(plan.resolved, sort_keys=False)
-        (out / "config.yaml").write_text(configuration_text)
-    report = Report(out if runtime.is_main else out / f"process_{jax.process_index()}", quiet=quiet or not runtime.is_main)
+    _open_folder(out, plan)
+    main = runtime.is_main
+    report = Report(out if main else out / f"process_{jax.process_index()}", quiet=quiet or not main)
+    closed = report.status == "finished"
     checkpoints = Checkpoints(out, plan.train.keep)
+    try:
+        return _train(plan, out, runtime, report, checkpoints, closed, budget - (time.monotonic() - started), profile)
+    except RunError as error:
+        report.close(f"stopped: {error}")
+        raise
+    except OSError as error:
+        if error.errno in FULL:
+            raise UserError(
+                f"expected to write to {out}, got: {error.strerror}; free some space and start the same command again, "
+                f"it resumes from step {checkpoints.on_disk or 0}"
+            ) from error
+        raise
+    finally:
+        report.stop_progress()
+        with contextlib.suppress(Exception):  # a failed save was raised already
+            checkpoints.close()
+
+
+def _train(
+    plan: Plan,
+    out: Path,
+    runtime: Runtime,
+    report: Report,
+    checkpoints: Checkpoints,
+    closed: bool,
+    budget: float,
+    profile: bool,
+) -> tuple[int, TrainState]:
     git = git_revision()
-    state, shapes = fresh(plan, runtime)
+    shapes = abstract_state(plan, runtime)
     report.start(
         [
             f"run: {plan.name} in {out}" + (f", revision {git}" if git else ""),
             f"device: {runtime.describe()}",
-            f"parameters: {count(state.params):,} ({bytes_of(state) / 2**20:.1f} MiB with the optimiser)",
+            f"parameters: {count(shapes.params):,} ({bytes_of(shapes) / 2**20:.1f} MiB with the optimiser)",
         ],
         runtimes.environment() | {"device": runtime.describe(), "command": " ".join(sys.argv)},
     )
-    step, meta = 0, checkpoints.meta()
+    state, meta = _resume(plan, runtime, report, checkpoints)
+    total = total_steps(plan.experiment.stages)
+    step = meta.step if meta is not None else 0
+    if _agreed(closed and step == total):
+        report.close("finished")
+        report.say(f"this run is finished (step {step}); choose another --out, or delete {out}, to train again")
+        return DONE, state
+    report.rewind(step if meta else -1, meta.records if meta else 0)
     if meta is not None:
-        state, meta, notes = checkpoints.restore(shapes)
-        for note in notes:
-            report.note(note)
-        step = meta.step
-        report.rewind(step)
-        if meta.finished:
-            report.note(f"this run is finished (step {step}); choose another --out to train again")
-            return DONE, state
-        report.note(f"resumed from step {step}")
-    elif any((out / "checkpoints").iterdir()):
-        raise UserError(
-            f"expected a readable checkpoint in {out}/checkpoints, got only damaged ones; delete {out} and train again"
-        )
-    else:
-        report.rewind(-1)
+        report.note(f"resumed from step {step} of {total}")
     fit = Fit(
         experiment=plan.experiment,
         make_step=lambda: make_step(plan, runtime),
@@ -123,67 +154,16 @@ def run(
         profile=profile,
     )
     state, status = fit.run(state, step, meta)
-    checkpoints.close()
+    resume = f"to go on: python -m jaxsrc.train {out}/config.yaml --out {out}"
     if status == "interrupted":
-        report.note(f"interrupted and saved; to go on: python -m jaxsrc.train {out}/config.yaml --out {out}")
-        report.close("interrupted")
+        report.note(f"interrupted and saved; {resume}")
+        report.close(status)
         return INTERRUPTED, state
+    if status == "out of time":
+        report.note(f"out of time and saved; {resume}")
     plan.experiment.finish(state.best_params, report)
     report.close(status)
     return DONE, state
-
-
-def dry_run(plan: Plan) -> None:
-    """Print configuration, parameters, FLOPs and memory; reads no data."""
-    runtime = runtimes.start(plan.runtime)
-    print(configuration.yaml.safe_dump(plan.resolved, sort_keys=False))
-    optimizer = make_optimizer(plan.optim, total_steps(plan.experiment.stages))
-    scaled = runtime.precision == "float16"
-    shapes = jax.eval_shape(
-        lambda: init_state(plan.experiment, optimizer, plan.seed, ema=plan.optim.ema > 0, scaled=scaled)
-    )
-    rows = parameter_table(shapes.params)
-    width = max(len(r[0]) for r in rows)
-    for path, shape, number in rows:
-        print(f"{path:<{width}}  {shape:<20} {number:>12,}")
-    print(f"{'total':<{width}}  {'':<20} {count(shapes.params):>12,}")
-    print(f"device: {runtime.describe()}")
-    for index, stage in enumerate(plan.experiment.stages):
-        if not stage.steps:
-            print(f"stage '{stage.name}': closed form, no training step")
-            continue
-        compiled = make_step(plan, runtime)
-        batch = plan.experiment.abstract_batch(index)
-        if plan.train.steps_per_call > 1:
-            batch = jax.tree.map(lambda x: jax.ShapeDtypeStruct((plan.train.steps_per_call, *x.shape), x.dtype), batch)
-        compiled.compile(shapes, batch)
-        flops = compiled.flops / plan.train.steps_per_call
-        print(
-            f"stage '{stage.name}': {stage.steps} steps, compiled in {compiled.compile_seconds:.1f} s, "
-            f"{flops / 1e9:.3g} GFLOP a step, about {compiled.memory_bytes / 2**20:.0f} MiB"
-        )
-        warn_memory(compiled.memory_bytes, runtime)
-
-
-def free_memory(runtime: Runtime) -> int | None:
-    """Bytes free on the first device, or of the machine on a CPU; None if unknown."""
-    stats = runtime.devices[0].memory_stats() if runtime.platform != "cpu" else None
-    if stats:
-        return int(stats["bytes_limit"] - stats["bytes_in_use"])
-    try:
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (ValueError, OSError):
-        return None
-
-
-def warn_memory(needed: int, runtime: Runtime) -> None:
-    free = free_memory(runtime)
-    if free is not None and needed > free:
-        print(
-            f"warning: expected to fit in {free / 2**30:.1f} GiB of free memory, the step needs about "
-            f"{needed / 2**30:.1f} GiB; lower the batch size or the model's width",
-            file=sys.stderr,
-        )
 
 
 def parser() -> argparse.ArgumentParser:
@@ -198,7 +178,7 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument("--device", choices=["auto", "cpu", "cuda", "metal"], help="default: the configuration's")
     found.add_argument("--gpu-only", action="store_true", help="refuse to start without a GPU")
     found.add_argument("--precision", choices=["float32", "bfloat16", "float16"], help="of the computation")
-    found.add_argument("--dry-run", action="store_true", help="show configuration, parameters, FLOPs and memory; no data")
+    found.add_argument("--dry-run", action="store_true", help="show parameters, FLOPs and memory; read no data")
     found.add_argument("--budget-seconds", type=float, default=float("inf"), metavar="S", help="stop in time and save")
     found.add_argument("--profile", action="store_true", help="write a trace of ten steps for TensorBoard or xprof")
     return found

@@ -1,0 +1,52 @@
+"""An experiment together with how to train it, and the state and the step that follow from both."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import jax
+
+from jaxsrc.checkpoint import abstract
+from jaxsrc.loop import TrainConfig, total_steps
+from jaxsrc.optim import OptimConfig, make_optimizer
+from jaxsrc.protocol import Experiment
+from jaxsrc.runtime import Runtime, RuntimeConfig
+from jaxsrc.state import TrainState, init_state
+from jaxsrc.step import CompiledOnce, several, train_step
+
+
+@dataclass(frozen=True)
+class Plan:
+    """An experiment and how to train it; `resolved` is the whole configuration as plain data."""
+
+    name: str
+    seed: int
+    experiment: Experiment
+    optim: OptimConfig
+    train: TrainConfig
+    runtime: RuntimeConfig
+    resolved: dict
+
+
+def make_step(plan: Plan, runtime: Runtime) -> CompiledOnce:
+    """The compiled-once training step of a stage: (state, batch) -> (state, metrics), all replicated but the batch."""
+    optimizer = make_optimizer(plan.optim, total_steps(plan.experiment.stages))
+    step = train_step(plan.experiment, optimizer, runtime.compute_dtype, plan.optim.ema)
+    chosen = several(step) if plan.train.steps_per_call > 1 else step
+    return CompiledOnce(chosen, "training step", ("state", "batch"), donate=(0,), out=runtime.replicated)
+
+
+def _init(plan: Plan, runtime: Runtime):
+    optimizer = make_optimizer(plan.optim, total_steps(plan.experiment.stages))
+    scaled = runtime.precision == "float16"
+    return lambda: init_state(plan.experiment, optimizer, plan.seed, ema=plan.optim.ema > 0, scaled=scaled)
+
+
+def abstract_state(plan: Plan, runtime: Runtime) -> TrainState:
+    """Shapes, types and shardings of the state; nothing is computed."""
+    return abstract(jax.eval_shape(_init(plan, runtime)), runtime.replicated)
+
+
+def fresh_state(plan: Plan, runtime: Runtime) -> TrainState:
+    """The state before the first step, made on the devices."""
+    return jax.jit(_init(plan, runtime), out_shardings=runtime.replicated)()
