@@ -126,7 +126,7 @@ def summarize(found: Sequence[Solved], name: str, report: Report, out: Path) -> 
     }
     report.table(f"{name}: methods", scoring.COLUMNS, [scoring.row(arm, s) for arm, s in scores.items()])
     report.table(f"{name}: {MAIN}, by scale", scoring.COLUMNS, scoring.by_scale(scores[MAIN]))
-    label = name.replace(":", "_").replace("/", "_")
+    label = "".join(c if c.isalnum() else "_" for c in name).strip("_")
     pages = arc_pages.pages(found, MAIN, out / "pictures", label)
     bars = arc_pages.scale_bars(scores, out / "pictures" / f"{label}_scales.png")
     for title, path in [*pages, ("tasks solved by scale", bars)]:
@@ -143,6 +143,7 @@ def parser() -> argparse.ArgumentParser:
     found = argparse.ArgumentParser(prog="python -m jaxsrc.evaluate", description=__doc__)
     found.add_argument("run", type=Path, metavar="RUN", help="run folder of `python -m jaxsrc.train`")
     found.add_argument("--tasks", action="append", help="set, folder or challenges file (default: the configuration's)")
+    found.add_argument("--held-out", action="store_true", help="score the training tasks that were held out instead")
     found.add_argument("--checkpoint", choices=["latest", "best"], default="latest")
     found.add_argument("--limit", type=int, default=0, help="only the first N tasks")
     found.add_argument("--views", type=int, default=None, help="views that the learned sections are averaged over")
@@ -163,8 +164,9 @@ def main(arguments: list[str]) -> int:
     report = Report(args.run)
     for note in opened.notes:
         report.note(note)
-    for source in args.tasks or [experiment.config.data.evaluate]:
-        tasks = list(load(source))[: args.limit or None]
+    sources = ["held-out training tasks"] if args.held_out else args.tasks or [experiment.config.data.evaluate]
+    for source in sources:
+        tasks = list(experiment.tasks[1] if args.held_out else load(source))[: args.limit or None]
         if any(p.output is None for t in tasks for p in t.test):
             raise UserError(f"expected known test outputs in {source}, got some without; score a set with solutions")
         refuse_leaks(experiment.tasks[0], tasks)

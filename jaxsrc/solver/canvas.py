@@ -108,8 +108,8 @@ def partition(grid: np.ndarray) -> Partition | None:
     best = None
     for color in range(10):
         match = grid == color
-        rows = _segments(grid.shape[0], list(np.flatnonzero(match.all(1))))
-        columns = _segments(grid.shape[1], list(np.flatnonzero(match.all(0))))
+        rows = _segments(grid.shape[0], np.flatnonzero(match.all(1)).tolist())
+        columns = _segments(grid.shape[1], np.flatnonzero(match.all(0)).tolist())
         if len(rows) * len(columns) < 2:
             continue
         if len({b - a for a, b in rows}) == 1 and len({b - a for a, b in columns}) == 1:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -24,12 +25,13 @@ HIDDEN = -1  # target of cells outside the canvas and of unknown cells
 class Episode:
     """One task (or a batch, with leading axes): p - 1 demonstrations and, last, the query, on h x w cells.
 
-    sources: colours 0-10 a cell may copy; attributes: raw stalk values; colors: 0-9, `HIDDEN` outside.
+    sources: int8[*b, p, h, w, s], colours 0-10 that a cell may copy; attributes: int8[*b, p, h, w, a], raw stalk values;
+    colors: int8[*b, p, h, w], 0-9, `HIDDEN` outside. Host arrays, device arrays or shapes alone.
     """
 
-    sources: Int[Array, "*b p h w s"]
-    attributes: Int[Array, "*b p h w a"]
-    colors: Int[Array, "*b p h w"]
+    sources: Any
+    attributes: Any
+    colors: Any
 
     @property
     def mask(self) -> Bool[Array, "*b p h w"]:
@@ -124,7 +126,7 @@ def _cell_orders(side: int) -> np.ndarray:
     return np.stack([dihedral(cells, view).ravel() for view in range(8)])
 
 
-def view(episode: Episode, which: Int[Array, ""]) -> Episode:
+def view(episode: Episode, which: int | Int[Array, ""]) -> Episode:
     """One task seen in view `which`; the canvas turns as a whole, so cells may end up away from the first corner."""
     p, h, w = episode.colors.shape
     cells = jnp.asarray(_cell_orders(h))[which]

@@ -6,6 +6,7 @@ weight (how many cells) and a mean value, so the system is as small as the numbe
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from functools import partial
@@ -21,8 +22,8 @@ from jaxsrc.solver.candidate import Candidate, Family
 from jaxsrc.solver.problem import Keys, Problem
 from jaxsrc.solver.readout import COLORS, MODES, SHARPNESS, Mode, color_scores, decode, indicators
 
-KEY_BUCKETS = (32, 128, 320, 768)
-CELL_BUCKETS = (128, 512, 2048, 9000)
+KEY_BUCKETS = (64, 256, 768)
+CELL_BUCKETS = (256, 1024, 3072, 9000)
 DEMO_BUCKETS = (4, 10)
 BATCH = 8
 
@@ -80,7 +81,7 @@ def extend(
     return jnp.exp(-distance / width) @ a
 
 
-def pad(array: np.ndarray, size: int, axis: int = 0, value: float = 0) -> np.ndarray:
+def pad(array: np.ndarray, size: int, axis: int = 0, value: int | float = 0) -> np.ndarray:
     widths = [(0, 0)] * array.ndim
     widths[axis] = (0, size - array.shape[axis])
     return np.pad(array, widths, constant_values=value)
@@ -106,8 +107,11 @@ class Selector:
         self.sources = pad(problem.sources[:known], cells, value=COLORS).astype(np.int32)
         self.values = indicators(problem.colors, problem.sources[:known])
 
-    def evaluate(self, subsets: list[tuple[str, ...]]) -> list[Candidate]:
-        """Leave-one-out record of every subset in every readout; subsets with too many keys are left out."""
+    def evaluate(self, subsets: list[tuple[str, ...]], deadline: float = math.inf) -> list[Candidate]:
+        """Leave-one-out record of every subset in every readout; subsets with too many keys are left out.
+
+        Smallest systems first; batches that would start after the deadline (of `time.monotonic`) are left out too.
+        """
         by_size: dict[int, list[tuple[tuple[str, ...], Keys]]] = {}
         for subset in subsets:
             keys = self.problem.keys(subset)
@@ -115,8 +119,10 @@ class Selector:
             if size:
                 by_size.setdefault(size, []).append((subset, keys))
         found = []
-        for size, entries in by_size.items():
+        for size, entries in sorted(by_size.items()):
             for start in range(0, len(entries), BATCH):
+                if time.monotonic() > deadline:
+                    return found
                 found += self._batch(size, entries[start : start + BATCH])
         return found
 
@@ -171,7 +177,7 @@ class Selector:
                 subset = (*current, name)
                 if len(np.unique(self.problem.codes(subset)[: self.problem.known])) > distinct:
                     subsets.append(subset)
-            records = self.evaluate(subsets) if time.monotonic() < deadline else []
+            records = self.evaluate(subsets, deadline)
             if not records:
                 break
             tried += records

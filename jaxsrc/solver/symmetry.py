@@ -1,7 +1,7 @@
 """Completion of a picture that is the restriction of a symmetric one: cells hidden under one colour are filled from their orbit.
 
 The visible cells are a section over part of the grid; a group of translations or reflections under which they are constant
-on orbits extends it to every orbit that they meet.
+on orbits extends it to every orbit that they meet. Where several symmetries fit equally well the first one counts.
 """
 
 from __future__ import annotations

@@ -1,0 +1,72 @@
+"""Configuration: every error at once, each with its path and what was expected."""
+
+from pathlib import Path
+
+import pytest
+from jaxsrc import config
+from jaxsrc.errors import ConfigError, UserError
+from jaxsrc.experiment import RunConfig
+
+CONFIGS = sorted(Path("configs").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
+def test_every_config_loads_and_round_trips(path):
+    loaded = config.load(RunConfig, path)
+    assert config.from_dict(RunConfig, config.to_dict(loaded)) == loaded
+    assert config.differences(config.to_dict(loaded), config.to_dict(loaded)) == []
+
+
+def test_overrides_reach_nested_values_and_list_items():
+    loaded = config.load(
+        RunConfig, CONFIGS[0], ["optim.learning_rate=3e-4", "experiment.stages.0.steps=7", "experiment.model.width=32"]
+    )
+    assert loaded.optim.learning_rate == 3e-4
+    assert loaded.experiment.stages[0].steps == 7
+    assert loaded.experiment.model.width == 32
+
+
+def test_all_errors_come_at_once_with_the_nearest_key():
+    bad = ["optim.learning_rat=1", "optim.clip_norm=-1", "seed=many", "experiment.stages.9.steps=1", "nonsense"]
+    with pytest.raises(ConfigError) as caught:
+        config.load(RunConfig, CONFIGS[0], bad)
+    text = "\n".join(caught.value.problems)
+    assert "optim.learning_rat: unknown key; did you mean 'learning_rate'?" in text
+    assert "optim.clip_norm" in text
+    assert "seed" in text and "'many'" in text
+    assert "experiment.stages.9.steps" in text
+    assert "nonsense: expected key=value" in text
+
+
+def test_duplicate_keys_name_the_line(tmp_path):
+    path = tmp_path / "a.yaml"
+    path.write_text("seed: 1\nname: x\nseed: 2\n")
+    with pytest.raises(UserError, match="line 3: key 'seed' appears twice"):
+        config.load(RunConfig, path)
+
+
+@pytest.mark.parametrize("text", ["seed: [1\nname: x\n", "a: b: c\n"])
+def test_malformed_yaml_names_the_line(tmp_path, text):
+    path = tmp_path / "a.yaml"
+    path.write_text(text)
+    with pytest.raises(UserError, match=r"a.yaml, line \d+: expected YAML"):
+        config.load(RunConfig, path)
+
+
+def test_a_file_that_is_not_a_mapping_is_refused(tmp_path):
+    path = tmp_path / "a.yaml"
+    path.write_text("- 1\n- 2\n")
+    with pytest.raises(UserError, match="expected keys and values"):
+        config.load(RunConfig, path)
+
+
+def test_a_missing_file_offers_near_ones():
+    with pytest.raises(UserError, match="configs/arc_sheaf.yaml"):
+        config.load(RunConfig, "configs/arc_shef.yaml")
+
+
+def test_differences_name_both_sides():
+    assert config.differences({"a": {"b": 3}, "c": [1]}, {"a": {"b": 4}, "c": [1, 2]}) == [
+        "a.b: 3 here, 4 there",
+        "c.1: 'absent' here, 2 there",
+    ]
