@@ -19,7 +19,8 @@ from jaxsrc.protocol import PyTree
 from jaxsrc.state import leaf_table
 
 FORMAT = 1
-logging.getLogger("absl").setLevel(logging.ERROR)
+for _name in ("absl", "asyncio"):  # orbax logs every failure of its threads, and then raises it: once is enough
+    logging.getLogger(_name).setLevel(logging.CRITICAL)
 
 
 @dataclass(frozen=True)
@@ -154,24 +155,24 @@ class Checkpoints:
         known = Meta.__dataclass_fields__
         return Meta(**{k: v for k, v in raw.items() if k in known})
 
-    def restore(self, abstract: PyTree, which: str = "latest") -> Restored:
+    def restore(self, abstract: PyTree, which: str = "latest", *, part: bool = False) -> Restored:
         """The newest checkpoint that can be read, placed as `abstract`'s shardings say, whatever wrote it.
 
-        `abstract` may be a dict with some of the state's fields: only they are read.
+        part: `abstract` is a dict with some of the state's fields, and only they are read.
         Errors: UserError if none can be read, or if its leaves differ from the abstract ones (path by path).
         """
         manager = self._best if which == "best" else self._last
         notes: list[str] = []
         damaged: list[int] = []
         wanted = leaf_table(abstract)
-        fields = tuple(f"{name}." for name in abstract) if isinstance(abstract, dict) else ("",)
+        fields = set(abstract) if part else set()
         for step in sorted(manager.all_steps(), reverse=True):
             meta = self._meta(manager, step)
             if meta is None:
                 notes.append(f"checkpoint {step} is damaged (its meta cannot be read); trying the one before")
                 damaged.append(step)
                 continue
-            there = {k: v for k, v in meta.tree.items() if k.startswith(fields)}
+            there = {k: v for k, v in meta.tree.items() if not part or k.split(".")[0] in fields}
             problems = differences(wanted, there)
             if problems:
                 more = f" (and {len(problems) - 8} more)" if len(problems) > 8 else ""
@@ -180,7 +181,7 @@ class Checkpoints:
                     f"{more}; use the configuration it was trained with, or another --out"
                 )
             try:
-                return Restored(self._state(manager, step, abstract), meta, notes, damaged)
+                return Restored(self._state(manager, step, abstract, part), meta, notes, damaged)
             except Exception as error:  # as above
                 why = str(error).splitlines()[0][:80] if str(error) else type(error).__name__
                 notes.append(f"checkpoint {step} is damaged ({why}); trying the one before")
@@ -190,8 +191,8 @@ class Checkpoints:
             "train first, or delete the folder and start again"
         )
 
-    def _state(self, manager: ocp.CheckpointManager, step: int, abstract: PyTree) -> PyTree:
-        if isinstance(abstract, dict):
+    def _state(self, manager: ocp.CheckpointManager, step: int, abstract: PyTree, part: bool) -> PyTree:
+        if part:
             how = ocp.args.PyTreeRestore(
                 item=abstract,
                 restore_args=ocp.checkpoint_utils.construct_restore_args(abstract),

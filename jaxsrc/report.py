@@ -15,7 +15,9 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
-from tensorboardX import SummaryWriter
+from tensorboardX import summary
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog  # pyright: ignore[reportAttributeAccessIssue]  # pyright: ignore[reportAttributeAccessIssue]
 
 from jaxsrc import report_html
 
@@ -36,6 +38,32 @@ evaluate          python -m jaxsrc.evaluate {run}
 PLAIN_SECONDS = 5.0  # least time between two progress lines where there is no terminal
 
 
+class Board:
+    """TensorBoard's event file, written where it is called: the library's own writer is a thread that a full disk kills
+    unheard. What a run before this one wrote at `from_step` and later is hidden."""
+
+    def __init__(self, folder: Path, from_step: int):
+        folder.mkdir(parents=True, exist_ok=True)
+        self._writer = EventsWriter(str(folder / "events"), filename_suffix=f".{os.getpid()}")
+        self._writer.write_event(Event(step=from_step, session_log=SessionLog(status=SessionLog.START)))
+
+    def scalars(self, metrics: Mapping[str, float], step: int) -> None:
+        for name, value in metrics.items():
+            self._write(summary.scalar(name, value), step)
+        self._writer.flush()
+
+    def image(self, name: str, pixels: np.ndarray, step: int) -> None:
+        """pixels: uint8[height, width, 3]."""
+        self._write(summary.image(name, pixels, dataformats="HWC"), step)
+        self._writer.flush()
+
+    def _write(self, content: Any, step: int) -> None:
+        self._writer.write_event(Event(summary=content, step=step, wall_time=time.time()))
+
+    def close(self) -> None:
+        self._writer.close()
+
+
 class Report:
     """Everything that a run prints and writes. Records are appended and flushed, so a kill loses nothing."""
 
@@ -45,7 +73,7 @@ class Report:
         (self.run / "pictures").mkdir(parents=True, exist_ok=True)
         (self.run / "README.txt").write_text(GUIDE.format(run=run))
         self.console = Console(quiet=quiet, soft_wrap=True)
-        self._board: SummaryWriter | None = None
+        self._board: Board | None = None
         self._progress: Progress | None = None
         self._task: Any = None
         self._last_line = 0.0
@@ -66,9 +94,9 @@ class Report:
         os.replace(temporary, self.run / "report.json")
 
     @property
-    def board(self) -> SummaryWriter:
+    def board(self) -> Board:
         if self._board is None:
-            self._board = SummaryWriter(str(self.run / "tensorboard"), purge_step=self._from_step)
+            self._board = Board(self.run / "tensorboard", self._from_step)
         return self._board
 
     @property
@@ -112,8 +140,7 @@ class Report:
     def step(self, step: int, total: int, metrics: Mapping[str, float], seconds: float, rate: float, left: float) -> None:
         """Record the metrics of the steps up to `step`; rate in steps a second, seconds of training, seconds left."""
         self._append({"step": step, "t": round(seconds, 3), **metrics})
-        for name, value in metrics.items():
-            self.board.add_scalar(name, value, step)
+        self.board.scalars(metrics, step)
         shown = ", ".join(f"{k} {v:.4g}" for k, v in list(metrics.items())[:3])
         if self._progress is not None:
             self._progress.update(self._task, completed=step, rate=f"{rate:.2f} steps/s, {shown}")
@@ -124,8 +151,7 @@ class Report:
     def scalars(self, step: int, metrics: Mapping[str, float], seconds: float) -> None:
         """Validation figures at a step."""
         self._append({"step": step, "t": round(seconds, 3), **metrics})
-        for name, value in metrics.items():
-            self.board.add_scalar(name, value, step)
+        self.board.scalars(metrics, step)
         self.say(f"step {step}: " + ", ".join(f"{k} {v:.4g}" for k, v in metrics.items()))
 
     def _append(self, record: Mapping[str, Any]) -> None:
@@ -166,7 +192,7 @@ class Report:
 
         with Image.open(target) as image:
             image.thumbnail((1600, 1600))
-            self.board.add_image(name, np.asarray(image.convert("RGB")), step, dataformats="HWC")
+            self.board.image(name, np.asarray(image.convert("RGB")), step)
 
     def stop_progress(self) -> None:
         if self._progress is not None:

@@ -41,13 +41,13 @@ def open_run(run: Path, which: str = "latest") -> OpenRun:
     optimizer = make_optimizer(config.optim, total_steps(experiment.stages))
     scaled = config.runtime.precision == "float16"
     shapes = jax.eval_shape(lambda: init_state(experiment, optimizer, config.seed, ema=config.optim.ema > 0, scaled=scaled))
-    device = jax.config.jax_default_device or jax.local_devices()[0]
+    device = jax.config.values["jax_default_device"] or jax.local_devices()[0]
     if not any((run / which_folder(which)).glob("*")):
         raise UserError(f"expected a checkpoint in {run / which_folder(which)}, got none; train first, or use the other one")
     name = "params" if shapes.ema is None else "ema"
     checkpoints = Checkpoints(run, read_only=True)
     wanted = abstract(shapes.best_params, jax.sharding.SingleDeviceSharding(device))
-    restored = checkpoints.restore({name: wanted}, which)
+    restored = checkpoints.restore({name: wanted}, which, part=True)
     checkpoints.close()
     return OpenRun(config, experiment, restored.state[name], restored.meta, restored.notes)
 

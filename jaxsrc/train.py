@@ -89,25 +89,26 @@ def run(
     runtime = runtimes.start(plan.runtime)
     _open_folder(out, plan)
     main = runtime.is_main
-    report = Report(out if main else out / f"process_{jax.process_index()}", quiet=quiet or not main)
-    closed = report.status == "finished"
-    checkpoints = Checkpoints(out, plan.train.keep)
     try:
-        return _train(plan, out, runtime, report, checkpoints, closed, budget - (time.monotonic() - started), profile)
-    except RunError as error:
-        report.close(f"stopped: {error}")
-        raise
+        report = Report(out if main else out / f"process_{jax.process_index()}", quiet=quiet or not main)
+        closed = report.status == "finished"
+        checkpoints = Checkpoints(out, plan.train.keep)
+        try:
+            return _train(plan, out, runtime, report, checkpoints, closed, budget - (time.monotonic() - started), profile)
+        except RunError as error:
+            report.close(f"stopped: {error}")
+            raise
+        finally:
+            report.stop_progress()
+            with contextlib.suppress(Exception):  # a failed save was raised already
+                checkpoints.close()
     except OSError as error:
-        if error.errno in FULL:
-            raise UserError(
-                f"expected to write to {out}, got: {error.strerror}; free some space and start the same command again, "
-                f"it resumes from step {checkpoints.on_disk or 0}"
-            ) from error
-        raise
-    finally:
-        report.stop_progress()
-        with contextlib.suppress(Exception):  # a failed save was raised already
-            checkpoints.close()
+        if error.errno not in FULL:
+            raise
+        raise UserError(
+            f"expected to write to {out}, got: {error.strerror}; free some space and start the same command again, "
+            "it resumes from the last checkpoint"
+        ) from error
 
 
 def _train(

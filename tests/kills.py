@@ -50,9 +50,7 @@ def records(run: Path) -> list[dict[str, Any]]:
 def compare(run: Path, reference: Path) -> list[str]:
     """Differences between two runs' records, in order; [] where they are identical."""
     a, b = records(run), records(reference)
-    found = [
-        f"record {i}: {x} here, {y} in the reference" for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y
-    ]
+    found = [f"record {i}: {x} here, {y} in the reference" for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y]
     return found + ([f"{len(a)} records here, {len(b)} in the reference"] if len(a) != len(b) else [])
 
 
@@ -65,9 +63,7 @@ def run_to_end(command: Sequence[str]) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
-def _hit(
-    process: subprocess.Popen, run: Path, step: int, during: str, chance: random.Random, seconds: float
-) -> Kill | None:
+def _hit(process: subprocess.Popen, run: Path, step: int, during: str, chance: random.Random, seconds: float) -> Kill | None:
     """Wait until the run is past `step` (for a save also: until one is in progress), SIGKILL; None if it ended."""
     folder = run / "checkpoints"
     deadline = time.monotonic() + seconds
@@ -94,9 +90,7 @@ def torture(
     reference, run = folder / "reference", folder / "killed"
     done = run_to_end([*command, "--out", str(reference)])
     if done.returncode:
-        raise RuntimeError(
-            f"expected the uninterrupted run to end with 0, got {done.returncode}: {done.stderr[-2000:]}"
-        )
+        raise RuntimeError(f"expected the uninterrupted run to end with 0, got {done.returncode}: {done.stderr[-2000:]}")
     kinds = ["save"] * saves + ["steps"] * (kills - saves)
     chance.shuffle(kinds)
     points = sorted(chance.randrange(0, int(0.9 * steps)) for _ in kinds)

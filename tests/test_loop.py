@@ -9,7 +9,6 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-import toy
 
 from jaxsrc import loop, memory, train
 from jaxsrc.checkpoint import Checkpoints
@@ -21,14 +20,13 @@ from jaxsrc.protocol import Stage
 from jaxsrc.report import Report
 from jaxsrc.runtime import RuntimeConfig, start
 from jaxsrc.step import CompiledOnce, RecompileError
+from tests import toy
 
 BASE = ("runtime={device: cpu, compile_cache: ''}", "optim.warmup_steps=2", "optim.learning_rate=1e-2")
 
 
 def plan(*overrides: str):
-    steps = (
-        ("train={log_every: 1, checkpoint_every: 10}",) if not any(o.startswith("train=") for o in overrides) else ()
-    )
+    steps = ("train={log_every: 1, checkpoint_every: 10}",) if not any(o.startswith("train=") for o in overrides) else ()
     return toy.plan([*BASE, *steps, *overrides])
 
 
@@ -78,9 +76,7 @@ def test_each_stage_compiles_its_step_once_and_nothing_else_in_the_loop_compiles
 
 
 def test_nan_stops_with_the_step_and_the_last_good_checkpoint(tmp_path):
-    with pytest.raises(
-        RunError, match=r"got loss, .*grad_norm.* not finite at step 24; the last good checkpoint is step 20"
-    ):
+    with pytest.raises(RunError, match=r"got loss, .*grad_norm.* not finite at step 24; the last good checkpoint is step 20"):
         train.run(plan("toy.stages=[40]", "toy.poison=24"), tmp_path / "run", quiet=True)
     assert steps(tmp_path / "run")[-1]["step"] == 23
     assert Checkpoints(tmp_path / "run", read_only=True).latest == 20

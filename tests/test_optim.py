@@ -35,9 +35,7 @@ def walk(optimizer: optax.GradientTransformation, steps: list[dict]) -> dict:
 
 @pytest.mark.parametrize(("kind", "end"), [("cosine", 0.1), ("linear", 0.1), ("constant", 1.0)])
 def test_schedule_warms_up_to_the_peak_and_ends_at_its_fraction(kind, end):
-    schedule = make_schedule(
-        OptimConfig(learning_rate=0.5, warmup_steps=10, schedule=kind, final_fraction=0.1), steps=110
-    )
+    schedule = make_schedule(OptimConfig(learning_rate=0.5, warmup_steps=10, schedule=kind, final_fraction=0.1), steps=110)
     rates = np.array([schedule(i) for i in range(111)])
     np.testing.assert_allclose(rates[:11], 0.05 * np.arange(11), rtol=1e-6)
     assert np.all(np.diff(rates[10:]) <= 1e-9)

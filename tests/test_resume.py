@@ -8,8 +8,9 @@ import sys
 import time
 from pathlib import Path
 
-import kills
 import pytest
+
+from tests import kills
 
 TOY = Path(__file__).with_name("toy.py")
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import jax
 import numpy as np
 import pytest
-import toy
 
 from jaxsrc import runtime as runtimes
 from jaxsrc.plan import abstract_state, fresh_state
 from jaxsrc.runtime import RuntimeConfig
 from jaxsrc.state import INITIAL_SCALE, bytes_of, count, leaf_table, parameter_table
+from tests import toy
 
 
 @pytest.fixture

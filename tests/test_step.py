@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-import toy
 
 from jaxsrc import runtime as runtimes
 from jaxsrc.optim import OptimConfig, make_optimizer
@@ -16,6 +15,7 @@ from jaxsrc.prefetch import place
 from jaxsrc.runtime import RuntimeConfig
 from jaxsrc.state import INITIAL_SCALE, init_state
 from jaxsrc.step import CompiledOnce, RecompileError, StepMetrics, train_step
+from tests import toy
 
 EASY = ("toy.inputs=1", "toy.batch=32", "toy.noise=0", "toy.widths=[32,32]", "optim.learning_rate=1e-2")
 
@@ -160,17 +160,13 @@ def test_an_overflowed_step_is_skipped_and_counted_and_the_scale_halves_until_it
         row = jax.device_get(metrics).rows()[0]
         scales.append(row["loss_scale"][0] / INITIAL_SCALE)
         skipped.append(row["overflow"][0])
-        same = jax.tree.map(
-            np.array_equal, (new.params, new.opt_state, new.ema), (state.params, state.opt_state, state.ema)
-        )
+        same = jax.tree.map(np.array_equal, (new.params, new.opt_state, new.ema), (state.params, state.opt_state, state.ema))
         assert all(jax.tree.leaves(same)) == bool(skipped[-1])
         assert int(new.step) == i + 1 and np.isfinite([v for pair in row.values() for v in pair]).all()
         state = new
     assert skipped == [1, 1, 1, 0, 0] and scales == [1 / 2, 1 / 4, 1 / 8, 1 / 8, 1 / 8]
     assert int(state.loss_scale.overflows) == 3
-    assert row["grad_norm"][0] == pytest.approx(
-        10 * np.sqrt(sum(x.size for x in jax.tree.leaves(state.params))), rel=1e-3
-    )
+    assert row["grad_norm"][0] == pytest.approx(10 * np.sqrt(sum(x.size for x in jax.tree.leaves(state.params))), rel=1e-3)
 
 
 def test_the_scale_stops_at_its_floor():
