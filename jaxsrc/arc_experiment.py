@@ -62,6 +62,9 @@ class ArcExperiment:
             raise UserError("experiment.stages: expected at least one stage, got none; add {scale: 1, steps: 1000}")
         self.config = config
         self.graph = nnx.graphdef(nnx.eval_shape(lambda: SheafSolver(config.model, nnx.Rngs(0))))
+        self.stages: Sequence[Stage] = [
+            Stage(f"{i + 1}: {c.name}", c.steps, self._batches(c)) for i, c in enumerate(config.stages)
+        ]
 
     @cached_property
     def tasks(self) -> tuple[list[Task], list[Task]]:
@@ -82,10 +85,6 @@ class ArcExperiment:
         training, held = self.tasks
         found = lambda tasks: [s for t in tasks if (s := stalk_task(t)) is not None]
         return found(training), found(held)
-
-    @cached_property
-    def stages(self) -> Sequence[Stage]:
-        return [Stage(f"{i + 1}: {c.name}", c.steps, self._batches(c)) for i, c in enumerate(self.config.stages)]
 
     def _batches(self, stage: StageConfig) -> Any:
         made: list[EpisodeSampler] = []

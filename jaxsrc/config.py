@@ -79,7 +79,7 @@ def _override(raw: dict, text: str) -> str | None:
         return f"{text}: expected key=value, for example train.steps=100"
     here: Any = raw
     parts = key.strip().split(".")
-    for part, after in zip(parts, parts[1:] + [None], strict=True):
+    for part, after in zip(parts, [*parts[1:], None], strict=True):
         if isinstance(here, list):
             if not part.isdigit() or int(part) >= len(here):
                 return f"{key}: expected an index below {len(here)}, got '{part}'"

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxsrc import scoring, submission
 from jaxsrc import runtime as runtimes
+from jaxsrc import scoring, submission
 from jaxsrc.arc_experiment import ArcExperiment
 from jaxsrc.baselines import BASELINES
 from jaxsrc.data.arc import Task, refuse_leaks
@@ -131,7 +131,8 @@ def summarize(found: Sequence[Solved], name: str, report: Report, out: Path) -> 
     bars = arc_pages.scale_bars(scores, out / "pictures" / f"{label}_scales.png")
     for title, path in [*pages, ("tasks solved by scale", bars)]:
         report.picture(f"{name}: {title}", path)
-    file = submission.write(out / f"{label}_submission.json", [s.task for s in found], {s.task.id: s.answers[MAIN] for s in found})
+    answers = {s.task.id: s.answers[MAIN] for s in found}
+    file = submission.write(out / f"{label}_submission.json", [s.task for s in found], answers)
     total = sum(s.seconds for s in found)
     report.note(f"{name}: {total / len(found):.2f} s of one core a task; submission: {file}")
     for title, path in pages[:1]:

@@ -6,7 +6,7 @@ import os
 import platform as host
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -48,12 +48,12 @@ class Runtime:
     precision: Precision
 
     @property
-    def devices(self) -> list[jax.Device]:
+    def devices(self) -> list[Any]:
         return list(self.mesh.devices.flat)
 
     @property
-    def compute_dtype(self) -> jnp.dtype:
-        return jnp.dtype(DTYPES[self.precision])
+    def compute_dtype(self) -> np.dtype:
+        return np.dtype(DTYPES[self.precision])
 
     @property
     def replicated(self) -> NamedSharding:
@@ -73,13 +73,13 @@ class Runtime:
         return f"{self.platform} ({count}{kind}; {self.why}), {self.precision}"
 
 
-def platform_of(device: jax.Device) -> str:
+def platform_of(device: Any) -> str:
     """'cpu', 'cuda' or 'metal' for a JAX device."""
     name = device.platform.lower()
     return "metal" if name in METAL else "cuda" if name in ("gpu", "cuda") else name
 
 
-def _find(wanted: str) -> list[jax.Device]:
+def _find(wanted: str) -> list[Any]:
     names = {"cuda": ["cuda"], "metal": ["mps", "METAL", "metal", "mtl"], "cpu": ["cpu"]}[wanted]
     for name in names:
         try:
@@ -89,7 +89,7 @@ def _find(wanted: str) -> list[jax.Device]:
     return []
 
 
-def _choose(config: RuntimeConfig) -> tuple[str, list[jax.Device], str]:
+def _choose(config: RuntimeConfig) -> tuple[str, list[Any], str]:
     if config.device != "auto":
         found = _find(config.device)
         if not found:

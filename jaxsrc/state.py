@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 import optax
+
 from jaxsrc.protocol import Experiment, Leaf, PyTree
 
 INITIAL_SCALE = 2.0**15

@@ -11,14 +11,18 @@ from jax import export
 
 # Operations that the mps plugin for JAX handles, and CUDA with it; control flow and constants included.
 ALLOWED = frozenset(
-    """abs add and bitcast_convert broadcast_in_dim broadcast case ceil clamp compare concatenate constant convert cosine
-    divide dot_general dynamic_slice dynamic_update_slice exponential exponential_minus_one floor gather if iota is_finite
-    log log_plus_one logistic maximum minimum multiply negate not or pad power reduce remainder reshape return reverse
-    round_nearest_even round_nearest_afz rsqrt scatter select shift_left shift_right_logical shift_right_arithmetic sign
-    sine slice sort sqrt subtract tanh transpose while xor""".split()
+    (
+        *("abs", "add", "and", "bitcast_convert", "broadcast_in_dim", "broadcast", "case", "ceil", "clamp", "compare"),
+        *("concatenate", "constant", "convert", "cosine", "divide", "dot_general", "dynamic_slice", "dynamic_update_slice"),
+        *("exponential", "exponential_minus_one", "floor", "gather", "if", "iota", "is_finite", "log", "log_plus_one"),
+        *("logistic", "maximum", "minimum", "multiply", "negate", "not", "or", "pad", "power", "reduce", "remainder"),
+        *("reshape", "return", "reverse", "round_nearest_even", "round_nearest_afz", "rsqrt", "scatter", "select"),
+        *("shift_left", "shift_right_logical", "shift_right_arithmetic", "sign", "sine", "slice", "sort", "sqrt"),
+        *("subtract", "tanh", "transpose", "while", "xor"),
+    )
 )
-CHLO = frozenset("erf erf_inv top_k square".split())
-TYPES = frozenset("f32 f16 bf16 i1 i8 i16 i32 i64 ui8 ui16 ui32 ui64".split())
+CHLO = frozenset(["erf", "erf_inv", "top_k", "square"])
+TYPES = frozenset(["f32", "f16", "bf16", "i1", "i8", "i16", "i32", "i64", "ui8", "ui16", "ui32", "ui64"])
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+
 from jaxsrc import config
 from jaxsrc.errors import ConfigError, UserError
 from jaxsrc.experiment import RunConfig
@@ -61,7 +62,7 @@ def test_a_file_that_is_not_a_mapping_is_refused(tmp_path):
 
 
 def test_a_missing_file_offers_near_ones():
-    with pytest.raises(UserError, match="configs/arc_sheaf.yaml"):
+    with pytest.raises(UserError, match=r"configs/arc_sheaf\.yaml"):
         config.load(RunConfig, "configs/arc_shef.yaml")
 
 

@@ -3,12 +3,12 @@
 import jax
 import jax.numpy as jnp
 import pytest
+
 from jaxsrc.arc_experiment import ArcConfig, ArcExperiment
 from jaxsrc.models.sheaf_solver import SheafSolverConfig
 from jaxsrc.modules import kan_extension, long_range, metric_extension, sheaf
 from jaxsrc.modules.harmonic import harmonic_extension
 from jaxsrc.modules.norm import rms_norm
-
 from tests.lowering import lowers_for
 
 PLATFORMS = ("cuda", "mps")

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+
 from jaxsrc.modules import sheaf
 from jaxsrc.modules.harmonic import harmonic_extension
 from jaxsrc.modules.long_range import flat_diffusion, flat_edges, means

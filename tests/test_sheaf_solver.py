@@ -10,6 +10,7 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
+
 from jaxsrc.arc_experiment import ArcConfig, ArcExperiment
 from jaxsrc.curriculum import StageConfig
 from jaxsrc.models.sheaf_solver import SheafSolver, SheafSolverConfig

@@ -3,6 +3,7 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
+
 from jaxsrc.data.arc import Pair, Task
 from jaxsrc.data.arc_files import load
 from jaxsrc.evaluate import ARMS, MAIN, solve_task

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from jaxsrc.data.arc_files import load
 from jaxsrc.solver import canvas, symmetry, transport
 from jaxsrc.solver.episodes import EpisodeSampler, pack, recolor, stalk_task, view

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+
 from jaxsrc.errors import UserError
 from torch_bridge.weights import CONV, Row, WeightMap, linear
 

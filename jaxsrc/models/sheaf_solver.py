@@ -95,7 +95,7 @@ class SheafLayer(nnx.Module):
     def __call__(self, x: Array, code: Array, mask: Array, flat: long_range.FlatEdges) -> tuple[Array, Array]:
         live = mask[..., None]
         y = rms_norm(x) * live
-        kernel, bias = self.maps.kernel[...], self.maps.bias[...]
+        kernel, bias = self.maps.kernel[...], self.maps.bias[...]  # pyright: ignore[reportOptionalSubscript]
         maps = sheaf.content_maps(y, mask, kernel, bias, kind=self.config.maps, stalk=self.config.stalk)
         section = self.inner(y).reshape(*y.shape[:-1], self.config.stalk, -1)
         diffused, energy = sheaf.normalized_laplacian(maps, section)

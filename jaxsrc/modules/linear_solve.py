@@ -24,7 +24,7 @@ def eliminate(a: Float[Array, "n n"], b: Float[Array, "n k"]) -> Float[Array, "n
         row = pivot @ m
         scaled = row / (row @ jnp.concatenate([pivot, jnp.zeros(m.shape[1] - n, m.dtype)]))
         column = m[:, :n] @ pivot
-        return m - jnp.outer(column - pivot, scaled) - jnp.outer(pivot, row)
+        return m - jnp.outer(column * (1 - pivot), scaled) - jnp.outer(pivot, row - scaled)
 
     return jax.lax.fori_loop(0, n, step, jnp.concatenate([a, b], 1))[:, n:]
 

@@ -1,19 +1,25 @@
 """A cellular sheaf on a grid: restriction maps, coboundary, Laplacian, diffusion, without gather or scatter.
 
-Vertices are the cells of a grid (masked, on a padded canvas), edges join 4-neighbours. The stalk of a cell is R^d (with c
-channels), of an edge R^e. An edge from a cell to the next one along an axis carries two restriction maps, `near` from the cell
-itself and `far` from the next cell: (delta x)_edge = far x_next - near x_cell, L = delta^T delta. An edge field has the shape of a
-cell field; the edge of a cell to a neighbour that does not exist is zero. Sources: Hansen & Ghrist 2019, Bodnar et al. 2022.
+Vertices are the cells of a grid (masked, on a padded canvas), edges join 4-neighbours. The stalk of a cell is R^d (with
+c channels), of an edge R^e. An edge from a cell to the next one along an axis carries two restriction maps, `near` from
+the cell itself and `far` from the next cell: (delta x)_edge = far x_next - near x_cell, L = delta^T delta. An edge
+field has the shape of a cell field; the edge of a cell to a neighbour that does not exist is zero. Sources: Hansen &
+Ghrist 2019, Bodnar et al. 2022.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import reduce
+from operator import add
 from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
+
+from jaxsrc.modules.norm import wide
 
 MapKind = Literal["diagonal", "orthogonal", "general"]
 Field = Float[Array, "*b h w d c"]
@@ -32,8 +38,8 @@ def shift(x: Array, axis: int, step: int) -> Array:
 class EdgeMaps(NamedTuple):
     """Restriction maps of all edges along one axis; `valid` [*b, h, w] is 1 where both ends are cells.
 
-    near, far: diagonal [*b, h, w, d]; orthogonal [*b, h, w, r, d], the product of the r reflections along these vectors;
-    general [*b, h, w, e, d].
+    near, far: diagonal [*b, h, w, d]; orthogonal [*b, h, w, r, d], the product of the r reflections along these
+    vectors; general [*b, h, w, e, d].
     """
 
     near: Array
@@ -41,20 +47,27 @@ class EdgeMaps(NamedTuple):
     valid: Float[Array, "*b h w"]
 
 
-class GridSheaf(NamedTuple):
-    """Maps of the edges downwards and to the right."""
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class GridSheaf:
+    """Maps of the edges downwards and to the right; a pytree whose `kind` is static."""
 
     down: EdgeMaps
     right: EdgeMaps
-    kind: MapKind
+    kind: MapKind = field(metadata={"static": True})
 
 
 def reflect(vectors: Float[Array, "*b r d"], x: Float[Array, "*b d c"]) -> Float[Array, "*b d c"]:
-    """Apply H_r ... H_1 with H_i = I - 2 v v^T / |v|^2 (Householder 1958): orthogonal for any vectors but zero."""
+    """Apply H_r ... H_1 with H_i = I - 2 v v^T / |v|^2 (Householder 1958): orthogonal for all vectors.
+
+    A vector shorter than 1e-6 stands for the identity.
+    """
     for i in range(vectors.shape[-2]):
-        v = vectors[..., i, :]
-        v = v * jax.lax.rsqrt(jnp.maximum(jnp.sum(v * v, -1, keepdims=True), 1e-12))
-        x = x - 2 * v[..., None] * jnp.sum(v[..., None] * x, -2, keepdims=True)
+        v = wide(vectors[..., i, :])
+        square = jnp.sum(v * v, -1, keepdims=True)
+        long = square > 1e-12  # a shorter vector has no direction in float32, and its gradient would overflow
+        unit = jnp.where(long, v * jax.lax.rsqrt(jnp.where(long, square, 1)), 0).astype(x.dtype)
+        x = x - 2 * unit[..., None] * jnp.sum(unit[..., None] * x, -2, keepdims=True)
     return x
 
 
@@ -87,12 +100,12 @@ def coboundary(sheaf: GridSheaf, x: Field) -> tuple[Array, Array]:
 
 def coboundary_transpose(sheaf: GridSheaf, y: tuple[Array, Array]) -> Field:
     """delta^T: edge fields to a cell field."""
-    total = jnp.zeros(())
-    for (maps, axis), field in zip(_edges(sheaf), y, strict=True):
-        field = field * maps.valid[..., None, None]
-        ahead = shift(corestrict(sheaf.kind, maps.far, field), axis, -1)
-        total = total + ahead - corestrict(sheaf.kind, maps.near, field)
-    return total
+    parts = []
+    for (maps, axis), edge in zip(_edges(sheaf), y, strict=True):
+        edge = edge * maps.valid[..., None, None]
+        ahead = shift(corestrict(sheaf.kind, maps.far, edge), axis, -1)
+        parts.append(ahead - corestrict(sheaf.kind, maps.near, edge))
+    return parts[0] + parts[1]
 
 
 def laplacian(sheaf: GridSheaf, x: Field) -> Field:
@@ -100,34 +113,45 @@ def laplacian(sheaf: GridSheaf, x: Field) -> Field:
     return coboundary_transpose(sheaf, coboundary(sheaf, x))
 
 
+def sum_squares(*parts: Array, axes: tuple[int, ...] | None = None) -> Array:
+    """Sum of the squares of all parts over the axes, in float32: 900 cells are too many for half precision."""
+    return reduce(add, (jnp.sum(wide(part) ** 2, axes) for part in parts))
+
+
 def edge_count(sheaf: GridSheaf) -> Float[Array, "*b"]:
-    return sum((maps.valid.sum((-2, -1)) for maps, _ in _edges(sheaf)), jnp.zeros(()))
+    return reduce(add, (wide(maps.valid).sum((-2, -1)) for maps, _ in _edges(sheaf)))
 
 
 def dirichlet_energy(sheaf: GridSheaf, x: Field) -> Float[Array, "*b"]:
     """x^T L x / (edges c): how far the stalks are from gluing together, zero exactly on the global sections."""
-    total = sum((jnp.sum(d * d, (-4, -3, -2, -1)) for d in coboundary(sheaf, x)), jnp.zeros(()))
+    total = sum_squares(*coboundary(sheaf, x), axes=(-4, -3, -2, -1))
     return total / jnp.maximum(edge_count(sheaf) * x.shape[-1], 1)
 
 
-def _degree(sheaf: GridSheaf) -> Array:
+def degree(sheaf: GridSheaf) -> Array:
     """Diagonal blocks of L: [*b, h, w, d] for diagonal maps, [*b, h, w, 1] orthogonal, [*b, h, w, d, d] general."""
-    total = jnp.zeros(())
+    parts = []
     for maps, axis in _edges(sheaf):
-        valid = maps.valid[..., None]
+        valid = wide(maps.valid)[..., None]
         if sheaf.kind == "diagonal":
-            near, far = maps.near**2 * valid, maps.far**2 * valid
-            total = total + near + shift(far, axis + 1, -1)
+            parts += [wide(maps.near) ** 2 * valid, shift(wide(maps.far) ** 2 * valid, axis + 1, -1)]
         elif sheaf.kind == "orthogonal":
-            total = total + valid + shift(valid, axis + 1, -1)
+            parts += [valid, shift(valid, axis + 1, -1)]
         else:
-            near, far = (jnp.einsum("...ed,...ef->...df", m, m) * valid[..., None] for m in (maps.near, maps.far))
-            total = total + near + shift(far, axis, -1)
-    return total
+            squares = (jnp.einsum("...ed,...ef->...df", wide(m), wide(m)) for m in (maps.near, maps.far))
+            near, far = (square * valid[..., None] for square in squares)
+            parts += [near, shift(far, axis, -1)]
+    return reduce(add, parts)
 
 
 def inverse_square_root(a: Float[Array, "*b d d"], iterations: int = 16) -> Float[Array, "*b d d"]:
-    """a^-1/2 of symmetric positive definite blocks by the coupled Newton-Schulz iteration (Higham 2008, 6.7)."""
+    """a^-1/2 of symmetric positive definite blocks by the coupled Newton-Schulz iteration (Higham 2008, 6.7).
+
+    No eigenvectors: only products of small matrices, and a gradient without the 1 / (difference of eigenvalues) of
+    eigh. It converges from below, so D^-1/2 L D^-1/2 stays within [0, 2] however early it stops; an eigenvalue grows by
+    at most 2.25 an iteration until it is near its limit, so 16 iterations serve condition numbers up to about 1e4, 30
+    up to 1e9 (float64).
+    """
     eye = jnp.eye(a.shape[-1], dtype=a.dtype)
     size = jnp.sqrt(jnp.sum(a * a, (-2, -1), keepdims=True))
     y, z = a / size, jnp.broadcast_to(eye, a.shape)
@@ -139,12 +163,12 @@ def inverse_square_root(a: Float[Array, "*b d d"], iterations: int = 16) -> Floa
 
 def _scaling(sheaf: GridSheaf, floor: float = 1e-3) -> Callable[[Array], Array]:
     """x -> D^-1/2 x, with the degree bounded below by `floor` (a cell without edges has degree zero)."""
-    degree = _degree(sheaf)
+    blocks = degree(sheaf)
     if sheaf.kind == "general":
-        root = inverse_square_root(degree + floor * jnp.eye(degree.shape[-1], dtype=degree.dtype))
-        return lambda x: jnp.einsum("...df,...fc->...dc", root, x)
-    root = jax.lax.rsqrt(degree + floor)
-    return lambda x: root[..., None] * x
+        root = inverse_square_root(blocks + floor * jnp.eye(blocks.shape[-1], dtype=blocks.dtype))
+        return lambda x: jnp.einsum("...df,...fc->...dc", root.astype(x.dtype), x)
+    root = jax.lax.rsqrt(blocks + floor)
+    return lambda x: root[..., None].astype(x.dtype) * x
 
 
 def normalized_laplacian(sheaf: GridSheaf, x: Field) -> tuple[Field, Float[Array, ""]]:
@@ -152,8 +176,24 @@ def normalized_laplacian(sheaf: GridSheaf, x: Field) -> tuple[Field, Float[Array
     scale = _scaling(sheaf)
     scaled = scale(x)
     edges = coboundary(sheaf, scaled)
-    energy = sum((jnp.sum(d * d) for d in edges), jnp.zeros(())) / jnp.maximum(edge_count(sheaf).sum() * x.shape[-1], 1)
+    energy = sum_squares(*edges) / jnp.maximum(edge_count(sheaf).sum() * x.shape[-1], 1)
     return scale(coboundary_transpose(sheaf, edges)), energy
+
+
+def diffusion_step(
+    sheaf: GridSheaf,
+    x: Field,
+    stalk_weight: Float[Array, "d d"],
+    channel_weight: Float[Array, "c c"],
+    activation: Callable[[Array], Array] = jax.nn.gelu,
+) -> Field:
+    """x - act(D^-1/2 L D^-1/2 (I (x) W1) x W2), one layer of neural sheaf diffusion (Bodnar et al. 2022).
+
+    W1 = stalk_weight acts on every stalk alike, W2 = channel_weight on the channels; both the identity and no
+    activation make it one explicit step of heat flow.
+    """
+    mixed = jnp.einsum("df,...fc,ce->...de", stalk_weight, x, channel_weight)
+    return x - activation(normalized_laplacian(sheaf, mixed)[0])
 
 
 def edge_masks(mask: Float[Array, "*b h w"]) -> tuple[Array, Array]:
@@ -177,9 +217,9 @@ def content_maps(
 ) -> GridSheaf:
     """Restriction maps as an affine function of the two cells' content and of the edge's axis.
 
-    kernel: [2 i, 2 map_parameters], its first half of rows reads the cell the map starts from, the second the other cell;
-    its first half of columns serves the downward edges, the second those to the right. Diagonal and general maps are the
-    identity plus that function.
+    kernel: [2 i, 2 map_parameters], its first half of rows reads the cell the map starts from, the second the other
+    cell; its first half of columns serves the downward edges, the second those to the right. Diagonal and general maps
+    are the identity plus that function.
     """
     i = y.shape[-1]
     own, other = y @ kernel[:i] + bias, y @ kernel[i:]
@@ -198,4 +238,5 @@ def _shape(raw: Array, kind: MapKind, stalk: int) -> Array:
     blocks = raw.reshape(*raw.shape[:-1], -1, stalk)
     if kind == "general":
         return blocks + jnp.eye(stalk, dtype=raw.dtype)
-    return blocks.at[..., 0].add(1.0)  # reflections start along one axis: two of them are the identity
+    first = (jnp.arange(stalk) == 0).astype(raw.dtype)
+    return blocks + first  # reflections start along one axis: two of them are the identity

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from jaxsrc.scoring import TaskScore, score, wilson
 from jaxsrc.data.arc import SIDES
 from jaxsrc.plots import style
 from jaxsrc.plots.grids import GalleryRow, gallery_page
+from jaxsrc.scoring import TaskScore, score, wilson
 
 if TYPE_CHECKING:
     from jaxsrc.evaluate import Solved

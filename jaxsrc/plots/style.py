@@ -80,7 +80,7 @@ _SETTINGS = {
 @contextmanager
 def look() -> Iterator[None]:
     """Settings of the house while artists are made; matplotlib's own are put back afterwards."""
-    with matplotlib.rc_context(_SETTINGS):
+    with matplotlib.rc_context(_SETTINGS):  # pyright: ignore[reportArgumentType]
         yield
 
 

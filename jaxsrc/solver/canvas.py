@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeGuard
 
 import numpy as np
 
@@ -230,10 +231,10 @@ def hypotheses(inputs: Grids, outputs: Grids, test: Grids) -> list[Canvas]:
     """All canvases that fit every demonstration: inputs, outputs, test: grids int[h, w]."""
     found = []
     for name, build in _proposals(inputs, outputs, test):
-        train = [build(g) for g in inputs]
-        queries = [build(g) for g in test]
-        if not all(_usable(layers) for layers in (*train, *queries)):
+        built = [layers for g in (*inputs, *test) if _usable(layers := build(g))]
+        if len(built) < len(inputs) + len(test):
             continue
+        train, queries = built[: len(inputs)], built[len(inputs) :]
         if any(layers[0].shape != o.shape for layers, o in zip(train, outputs, strict=True)):
             continue
         if len({len(layers) for layers in (*train, *queries)}) == 1:
@@ -241,5 +242,5 @@ def hypotheses(inputs: Grids, outputs: Grids, test: Grids) -> list[Canvas]:
     return found
 
 
-def _usable(layers: Layers | None) -> bool:
+def _usable(layers: Layers | None) -> TypeGuard[Layers]:
     return layers is not None and layers[0].size > 0 and max(layers[0].shape) <= MAX_SIDE

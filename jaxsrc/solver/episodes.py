@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Int
 
 from jaxsrc.data.arc import Task
+from jaxsrc.errors import UserError
 from jaxsrc.solver.canvas import Canvas, hypotheses
 from jaxsrc.solver.objects import NONE
 from jaxsrc.solver.sections import SOURCES, Sections, sections
@@ -67,12 +68,21 @@ class StalkTask:
 
 def fitting_canvas(task: Task) -> Canvas | None:
     """First canvas that fits demonstrations and tests of a task whose test outputs are known."""
-    demos = [(p.input, p.output) for p in task.train]
-    found = hypotheses([i for i, _ in demos], [o for _, o in demos], [p.input for p in task.test])
+    outputs = known_outputs(task)
+    demos = len(task.train)
+    found = hypotheses([p.input for p in task.train], outputs[:demos], [p.input for p in task.test])
     for canvas in found:
-        if all(layers[0].shape == p.output.shape for layers, p in zip(canvas.test, task.test, strict=True)):
+        if all(layers[0].shape == o.shape for layers, o in zip(canvas.test, outputs[demos:], strict=True)):
             return canvas
     return None
+
+
+def known_outputs(task: Task) -> list[np.ndarray]:
+    """Outputs of all pairs; UserError if one is hidden."""
+    outputs = [p.output for p in task.pairs if p.output is not None]
+    if len(outputs) < len(task.pairs):
+        raise UserError(f"expected known test outputs to train on, got none for task {task.id}; name another set in data.train")
+    return outputs
 
 
 def stalk_task(task: Task) -> StalkTask | None:
@@ -81,7 +91,7 @@ def stalk_task(task: Task) -> StalkTask | None:
     if canvas is None:
         return None
     layers = [*canvas.train, *canvas.test]
-    outputs = [p.output for p in (*task.train, *task.test)]
+    outputs = known_outputs(task)
     pairs = [StalkPair.of(sections(stack), output) for stack, output in zip(layers, outputs, strict=True)]
     return StalkTask(task.id, canvas.name, len(task.train), pairs)
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import ndimage
 
-FOUR = np.array([[0, 1, 0], [1, 1, 1], [0, 1, 0]])
-EIGHT = np.ones((3, 3), int)
+from jaxsrc.solver import regions
+from jaxsrc.solver.regions import EIGHT, FOUR
+
+__all__ = ["EIGHT", "FOUR"]
+
 NONE = 10  # the "no colour" symbol, also what lies outside the grid
 
 BLACK_SHARE = 0.25  # black counts as background as soon as it covers this share of the grid
@@ -61,13 +63,13 @@ def components(
     if one_color:
         labels, count = np.zeros(grid.shape, int), 0
         for color in np.unique(grid):
-            part, found = ndimage.label(grid == color, structure=structure)
+            part, found = regions.label(grid == color, structure)
             labels[part > 0] = part[part > 0] + count
             count += found
     else:
-        labels, count = ndimage.label(grid != base, structure=structure)
+        labels, count = regions.label(grid != base, structure)
     found_list = []
-    for index, window in enumerate(ndimage.find_objects(labels, max_label=count)):
+    for index, window in enumerate(regions.windows(labels, count)):
         mask = labels[window] == index + 1
         colors = grid[window]
         found_list.append(Component(window[0], window[1], mask, colors, bool((colors[mask] == base).all())))
@@ -78,13 +80,13 @@ def holes(mask: np.ndarray) -> int:
     """Number of holes of a component's mask."""
     if min(mask.shape) < 3:
         return 0
-    filled = ndimage.binary_fill_holes(mask)
-    return int(ndimage.label(filled & ~mask)[1]) if filled.sum() > mask.sum() else 0
+    filled = regions.fill_holes(mask)
+    return regions.label(filled & ~mask)[1] if filled.sum() > mask.sum() else 0
 
 
 def enclosed(grid: np.ndarray, base: int, structure: np.ndarray) -> np.ndarray:
     """bool[h, w]: background cells that no background path joins to the border."""
-    labels, _ = ndimage.label(grid == base, structure=structure)
+    labels, _ = regions.label(grid == base, structure)
     rim = np.unique(np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]]))
     return (labels > 0) & ~np.isin(labels, rim)
 
@@ -96,9 +98,9 @@ def component_sections(grid: np.ndarray, base: int, found: list[Component]) -> d
     """
     h, w = grid.shape
     names = (
-        "size size_rank border largest smallest height width solid top bottom left right colors twins "
-        "holes equal_size first second"
-    ).split()
+        *("size", "size_rank", "border", "largest", "smallest", "height", "width", "solid", "top", "bottom", "left"),
+        *("right", "colors", "twins", "holes", "equal_size", "first", "second"),
+    )
     field = {name: np.zeros((h, w), np.int16) for name in names}
     field["first"][:] = field["second"][:] = NONE
     shown = [c for c in found if not c.is_background]

@@ -9,9 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import ndimage
 
-from jaxsrc.solver import transport
+from jaxsrc.solver import regions, transport
 from jaxsrc.solver.objects import EIGHT, FOUR, NONE, background, component_sections, components, enclosed
 from jaxsrc.solver.symmetry import completions
 
@@ -165,7 +164,7 @@ def sections(layers: list[np.ndarray]) -> Sections:
     groups["any colors"] = stack(field["colors"])
     groups["any palette"] = stack(field["first"], field["second"])
     inside = enclosed(grid, base, FOUR)
-    labels, _ = ndimage.label(grid == base, structure=FOUR)
+    labels, _ = regions.label(grid == base)
     areas = np.minimum(np.bincount(labels.ravel()), 30)
     groups["enclosed"] = stack(inside)
     groups["enclosed strictly"] = stack(enclosed(grid, base, EIGHT))

@@ -96,11 +96,11 @@ class Selector:
         self.family: Family = family
         self.problem, self.width, self.ridge, self.price = problem, np.float32(width), np.float32(ridge), group_price
         cells = bucket(problem.known, CELL_BUCKETS)
-        self.usable = cells is not None and problem.demos <= DEMO_BUCKETS[-1]
-        if not self.usable:
+        demos = bucket(problem.demos, DEMO_BUCKETS)
+        self.usable = cells is not None and demos is not None
+        if cells is None or demos is None:
             return
-        self.cells = cells
-        self.demos = bucket(problem.demos, DEMO_BUCKETS)
+        self.cells, self.demos = cells, demos
         known = problem.known
         self.colors = pad(problem.colors, cells)
         self.demo = pad(problem.demo, cells, value=self.demos)

@@ -71,7 +71,7 @@ def _rename(view: int) -> dict[str, str]:
     mark = np.zeros((3, 3), int)
     mark[0, 1], mark[2, 1], mark[1, 0], mark[1, 2] = 1, 2, 3, 4
     moved = dihedral(mark, view)
-    names = dict(zip((1, 2, 3, 4), _SIDES, strict=True))
+    names: dict[int, str] = dict(zip((1, 2, 3, 4), _SIDES, strict=True))
     out = {side: names[int(moved[cell])] for side, cell in zip(_SIDES, ((0, 1), (2, 1), (1, 0), (1, 2)), strict=True)}
     swapped = out["top"] in ("left", "right")
     return out | {"rows": "columns" if swapped else "rows", "columns": "rows" if swapped else "columns", "": ""}

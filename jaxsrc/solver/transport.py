@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-from scipy import ndimage
 
+from jaxsrc.solver import regions
 from jaxsrc.solver.objects import NONE, Component
 
 
@@ -35,10 +35,10 @@ def nearest(grid: np.ndarray, base: int) -> tuple[np.ndarray, np.ndarray]:
     if not shown.any():
         return np.full_like(grid, NONE), np.full_like(grid, 9)
     colors = np.unique(grid[shown])
-    away = np.stack([ndimage.distance_transform_edt(grid != c) for c in colors])
+    away = np.stack([regions.euclidean(grid == c) for c in colors])
     closest = away.min(0)
     tied = (away <= closest + 1e-6).sum(0) > 1
-    distance = ndimage.distance_transform_cdt(~shown, metric="chessboard")
+    distance = regions.chessboard(shown)
     return np.where(tied, NONE, colors[away.argmin(0)]), np.minimum(distance, 9)
 
 
