@@ -92,7 +92,10 @@ def component_average(y: Float[Array, "*b h w d"], flat: FlatEdges, sweeps: int)
     Every sweep averages runs down the columns, then along the rows; two alternating projections tend to the projection
     onto sections flat along both (von Neumann 1933). A convex component takes one or two sweeps, a winding one several.
     """
-    for _ in range(sweeps):
+
+    def sweep(_: Array, y: Array) -> Array:
         for edge, axis in zip(flat, AXES, strict=True):
             y = run_means(y, edge, axis)
-    return y
+        return y
+
+    return jax.lax.fori_loop(0, sweeps, sweep, y)
