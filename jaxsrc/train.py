@@ -167,21 +167,37 @@ def _train(
     return DONE, state
 
 
+EXAMPLES = """examples:
+  python -m jaxsrc.train                                             the ARC solver, into runs/arc_sheaf
+  python -m jaxsrc.train --dry-run                                   what it would be: parameters, FLOPs, memory
+  python -m jaxsrc.train optim.learning_rate=1e-3 --out runs/slower  one value changed; any key of the file can be
+  python -m jaxsrc.train --budget-seconds 600                        ten minutes, then the pictures; again: go on
+
+The folder holds metrics.jsonl, report.html, checkpoints and a README.txt that explains them.
+Exit codes: 0 done, 1 the training failed (NaN), 2 something to mend in the command or its files, 130 interrupted and saved.
+"""
+
+
 def parser() -> argparse.ArgumentParser:
     found = argparse.ArgumentParser(
         prog="python -m jaxsrc.train",
-        description="Train a configuration. The same command resumes a run that was stopped, to the same numbers.",
-        epilog="example: python -m jaxsrc.train configs/arc_sheaf.yaml optim.learning_rate=1e-3 --out runs/slower",
+        description="Train a configuration. The same command again resumes a run that was stopped, to the same numbers.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     found.add_argument("config", nargs="?", default=DEFAULT, metavar="CONFIG", help=f"YAML file (default {DEFAULT})")
     found.add_argument("override", nargs="*", metavar="key=value", help="change a value of the file: optim.ema=0.99")
-    found.add_argument("--out", type=Path, help="run folder (default runs/NAME)")
-    found.add_argument("--device", choices=["auto", "cpu", "cuda", "metal"], help="default: the configuration's")
+    found.add_argument("--out", type=Path, metavar="DIR", help="run folder, made or resumed (default runs/NAME)")
+    found.add_argument(
+        "--device", choices=["auto", "cpu", "cuda", "metal"], help="auto takes cuda, then metal, then cpu (default auto)"
+    )
     found.add_argument("--gpu-only", action="store_true", help="refuse to start without a GPU")
     found.add_argument("--precision", choices=["float32", "bfloat16", "float16"], help="of the computation")
     found.add_argument("--dry-run", action="store_true", help="show parameters, FLOPs and memory; read no data")
-    found.add_argument("--budget-seconds", type=float, default=float("inf"), metavar="S", help="stop in time and save")
-    found.add_argument("--profile", action="store_true", help="write a trace of ten steps for TensorBoard or xprof")
+    found.add_argument(
+        "--budget-seconds", type=float, default=float("inf"), metavar="S", help="stop after S seconds, save, and finish"
+    )
+    found.add_argument("--profile", action="store_true", help="write a trace of steps 10 to 20 into DIR/profile")
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -63,20 +64,36 @@ def run_to_end(command: Sequence[str]) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
+def _half_written(run: Path) -> set[tuple[str, int]]:
+    """Name and inode of the checkpoints that are not whole; the inode tells a new one from what an earlier kill left."""
+    found = set()
+    for path in (run / "checkpoints").glob(SAVING):
+        with contextlib.suppress(FileNotFoundError):  # it became whole while we looked
+            found.add((path.name, path.stat().st_ino))
+    return found
+
+
+def _records_file(run: Path) -> tuple[int, int] | None:
+    path = run / "metrics.jsonl"
+    return (path.stat().st_ino, path.stat().st_mtime_ns) if path.exists() else None
+
+
 def _hit(process: subprocess.Popen, run: Path, step: int, during: str, chance: random.Random, seconds: float) -> Kill | None:
-    """Wait until the run is past `step` (for a save also: until one is in progress), SIGKILL; None if it ended."""
-    folder = run / "checkpoints"
+    """SIGKILL once the process itself has touched the records and they are past `step`, at a random moment after that or
+    (during a save) as soon as it writes a checkpoint; None if it ended before."""
+    left, records_left = _half_written(run), _records_file(run)
     deadline = time.monotonic() + seconds
     past = False
     while process.poll() is None and time.monotonic() < deadline:
-        past = past or last_step(run) >= step
+        past = past or (_records_file(run) != records_left and last_step(run) >= step)
         if past and during == "steps":
-            time.sleep(chance.uniform(0, 0.1))
-        if past and (during == "steps" or any(folder.glob(SAVING))):
+            time.sleep(chance.uniform(0, 0.3))
+        if past and (during == "steps" or _half_written(run) - left):
             os.kill(process.pid, signal.SIGKILL)
-            process.wait()
-            # The save may have ended between the look and the kill; only a folder left half written counts.
-            return Kill(last_step(run), "save" if any(folder.glob(SAVING)) else "steps")
+            if process.wait() != -signal.SIGKILL:
+                return None
+            # The save may have ended between the look and the kill: only a folder that stayed half written counts.
+            return Kill(last_step(run), "save" if _half_written(run) - left else "steps")
         time.sleep(0.002 if not past else 0.0005)
     return None
 
