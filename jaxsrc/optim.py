@@ -73,13 +73,10 @@ def make_optimizer(config: OptimConfig, steps: int) -> optax.GradientTransformat
     """
     updates = steps // config.accumulate
     if steps and not updates:
-        raise UserError(
-            f"optim.accumulate: expected at most the {steps} training steps, got {config.accumulate}; lower it"
-        )
+        raise UserError(f"optim.accumulate: expected at most the {steps} training steps, got {config.accumulate}; lower it")
     if steps > 1 and config.warmup_steps >= updates:
         raise UserError(
-            f"optim.warmup_steps: expected fewer than the {updates} updates of the training, got "
-            f"{config.warmup_steps}; lower it"
+            f"optim.warmup_steps: expected fewer than the {updates} updates of the training, got {config.warmup_steps}; lower it"
         )
     schedule = make_schedule(config, steps)
     if config.kind == "adamw":

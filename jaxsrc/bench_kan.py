@@ -1,0 +1,232 @@
+"""The closed-form extension against gradients, at the same data and on a scale that the encoder never trained on.
+
+Arms, all on the same test tasks and with the same readout (indicators of colours and copies):
+    extension   the run's encoder, least squares in closed form
+    readout     the same keys, the readout fitted to each task by Adam on the same squared loss
+    fine-tune   the run's encoder trained on by gradient on larger tasks, then the closed form
+    scratch     a new encoder trained by gradient on the same larger tasks, then the closed form
+Seconds count host sections, encoding, fitting and prediction; compilation is measured apart; checking the answers is not
+counted in any arm.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+
+from jaxsrc.arc_experiment import ArcExperiment
+from jaxsrc.data.arc import SIDES
+from jaxsrc.models.sheaf_solver import value_targets
+from jaxsrc.optim import OptimConfig, make_optimizer
+from jaxsrc.protocol import PyTree
+from jaxsrc.solver.episodes import Episode, EpisodeSampler, StalkPair, StalkTask, pack, stalk_task
+from jaxsrc.solver.readout import MODES, decode
+from jaxsrc.state import init_state
+from jaxsrc.step import CompiledOnce, train_step
+
+DEMONSTRATIONS = 3
+CHUNK = 25  # gradient steps of the readout between two looks at its answers
+
+
+@dataclass(frozen=True)
+class Point:
+    """An arm after some seconds: test tasks whose every test output is exactly right."""
+
+    arm: str
+    seed: int
+    seconds: float
+    exact: int
+    steps: int
+
+
+@dataclass(frozen=True)
+class Split:
+    """Tasks of one scale that the run's encoder has not trained on: for the gradient arms, and for all arms to be tested."""
+
+    train: list[StalkTask]
+    test: list[StalkTask]
+    section_seconds: float  # host time to make the test tasks' sections
+
+
+def split(experiment: ArcExperiment, scale: int, limit: int) -> Split:
+    """Training tasks whose canvas is larger than any the run trained on, every other one (by content) for the test."""
+    trained = max(c.side for c in experiment.config.stages if c.steps)
+    train, test, seconds = [], [], 0.0
+    for task in sorted(experiment.tasks[0], key=lambda t: t.digest):
+        start = time.perf_counter()
+        found = stalk_task(task)
+        took = time.perf_counter() - start
+        if found is None or not trained < found.side <= SIDES[scale]:
+            continue
+        if len(test) <= len(train):
+            test.append(found)
+            seconds += took
+        else:
+            train.append(found)
+    return Split(train[:limit], test[:limit], seconds * min(limit / max(len(test), 1), 1))
+
+
+def queries(tasks: Sequence[StalkTask], side: int) -> list[list[tuple[Episode, np.ndarray]]]:
+    """For every task its test inputs as episodes (first demonstrations, hidden query) with their true colours."""
+    out = []
+    for task in tasks:
+        demos: list[StalkPair | None] = list(task.pairs[: min(task.demonstrations, DEMONSTRATIONS)])
+        demos += [None] * (DEMONSTRATIONS - len(demos))
+        tests = task.pairs[task.demonstrations :]
+        hidden = [StalkPair(q.sources, q.attributes, np.zeros_like(q.colors)) for q in tests]
+        out.append([(pack([*demos, h], side), q.colors) for h, q in zip(hidden, tests, strict=True)])
+    return out
+
+
+class Arms:
+    """Everything compiled before a clock starts."""
+
+    def __init__(self, experiment: ArcExperiment, tasks: Split, side: int):
+        self.experiment, self.tasks, self.side = experiment, tasks, side
+        self.queries = queries(tasks.test, side)
+        graph = experiment.graph
+        self.compile_seconds: dict[str, float] = {}
+
+        def closed(params: PyTree, episode: Episode) -> jax.Array:
+            return nnx.merge(graph, params)(episode).values
+
+        def keys(params: PyTree, episode: Episode) -> jax.Array:
+            return nnx.merge(graph, params).keys(episode)[0]
+
+        def descend(state: Any, known: jax.Array, values: jax.Array, mask: jax.Array, query: jax.Array) -> Any:
+            optimizer = optax.adam(0.03)
+
+            def loss(w: jax.Array) -> jax.Array:
+                return jnp.sum(((known @ w - values) * mask[:, None]) ** 2) / mask.sum()
+
+            def one(state: Any, _: None) -> tuple[Any, None]:
+                w, opt = state
+                updates, opt = optimizer.update(jax.grad(loss)(w), opt)
+                return (optax.apply_updates(w, updates), opt), None
+
+            state, _ = jax.lax.scan(one, state, None, length=CHUNK)
+            return state, query @ state[0]
+
+        self.closed, self.keys, self.descend = jax.jit(closed), jax.jit(keys), jax.jit(descend)
+
+    def exact(self, answers: Sequence[Sequence[np.ndarray]]) -> int:
+        """Tasks with every test output right; answers are extended values [h*w, v] of every query."""
+        hits = 0
+        for task, values in zip(self.queries, answers, strict=True):
+            right = []
+            for (episode, truth), value in zip(task, values, strict=True):
+                colors = decode(value, episode.sources[-1].reshape(len(value), -1), MODES[2])
+                h, w = truth.shape
+                right.append(np.array_equal(colors.reshape(self.side, self.side)[:h, :w], truth))
+            hits += all(right)
+        return hits
+
+    def extension(self, params: PyTree) -> tuple[float, int]:
+        """(seconds, exact) of the closed form on all test tasks."""
+        start = time.perf_counter()
+        np.asarray(self.closed(params, self.queries[0][0][0]))
+        self.compile_seconds.setdefault("extension", time.perf_counter() - start)
+        start = time.perf_counter()
+        answers = [[np.asarray(self.closed(params, e)) for e, _ in task] for task in self.queries]
+        return self.tasks.section_seconds + time.perf_counter() - start, self.exact(answers)
+
+    def readout(self, params: PyTree, seed: int, chunks: int) -> list[Point]:
+        """The readout of every task by gradient from a small random start."""
+        start = time.perf_counter()
+        seconds = self.tasks.section_seconds
+        width = self.experiment.config.model.keys
+        states, problems = [], []
+        for index, task in enumerate(self.queries):
+            for episode, _ in task:
+                found = self.keys(params, episode)
+                values = value_targets(jax.tree.map(jnp.asarray, episode))[:-1]
+                known = found[:-1].reshape(-1, width)
+                mask = jnp.asarray(episode.mask[:-1].reshape(-1), jnp.float32)
+                w = 0.01 * jax.random.normal(jax.random.key(seed * 10_000 + index), (width, values.shape[-1]))
+                states.append((w, optax.adam(0.03).init(w)))
+                problems.append((known, values.reshape(len(mask), -1), mask, found[-1].reshape(-1, width)))
+        jax.block_until_ready(problems)
+        seconds += time.perf_counter() - start
+        jax.block_until_ready(self.descend(states[0], *problems[0]))
+        points = []
+        for chunk in range(chunks):
+            start = time.perf_counter()
+            flat = []
+            for i, problem in enumerate(problems):
+                states[i], value = self.descend(states[i], *problem)
+                flat.append(np.asarray(value))
+            seconds += time.perf_counter() - start
+            grouped, at = [], 0
+            for task in self.queries:
+                grouped.append(flat[at : at + len(task)])
+                at += len(task)
+            points.append(Point("readout", seed, seconds, self.exact(grouped), (chunk + 1) * CHUNK))
+        return points
+
+    def training(self, arm: str, params: PyTree | None, seed: int, budget: float, looks: int) -> list[Point]:
+        """Gradient training of the whole encoder for `budget` seconds, then the closed form, `looks` times on the way."""
+        sampler = EpisodeSampler(self.tasks.train, self.side, 16, DEMONSTRATIONS)
+        config = OptimConfig(learning_rate=5e-4 if params is not None else 2e-3, warmup_steps=10, schedule="constant")
+        optimizer = make_optimizer(config, 10**6)
+        made = init_state(self.experiment, optimizer, seed + 1, ema=False, scaled=False)
+        if params is not None:
+            made = type(made)(**{**made.__dict__, "params": jax.tree.map(jnp.copy, params)})
+        step = CompiledOnce(
+            train_step(self.experiment, optimizer, np.dtype("float32"), 0.0), arm, ("state", "batch"), donate=(0,)
+        )
+        step.compile(made, jax.tree.map(jnp.asarray, sampler.batch_at(seed, 0)))
+        self.compile_seconds[arm] = step.compile_seconds
+        points, trained, steps = [], 0.0, 0
+        for look in range(1, looks + 1):
+            start = time.perf_counter()
+            while trained + time.perf_counter() - start < budget * look / looks:
+                made, metrics = step(made, jax.device_put(sampler.batch_at(seed, steps)))
+                jax.block_until_ready(metrics)
+                steps += 1
+            trained += time.perf_counter() - start
+            seconds, exact = self.extension(made.params)
+            points.append(Point(arm, seed, trained + seconds, exact, steps))
+        return points
+
+
+def measure(
+    experiment: ArcExperiment, params: PyTree, *, scale: int, seeds: int, budget: float, limit: int
+) -> tuple[list[Point], Arms]:
+    """All arms and seeds, one after another in this process."""
+    arms = Arms(experiment, split(experiment, scale, limit), SIDES[scale])
+    points = []
+    for seed in range(seeds):
+        seconds, exact = arms.extension(params)
+        points.append(Point("extension", seed, seconds, exact, 0))
+        points += arms.readout(params, seed, 24)
+        points += arms.training("fine-tune", params, seed, budget, 3)
+        points += arms.training("scratch", None, seed, budget, 3)
+    return points, arms
+
+
+def rows(points: Sequence[Point]) -> list[list[str]]:
+    """A line an arm and seed: best and last score, and how much later than the extension it reached the extension's score."""
+    out = []
+    base = {p.seed: p for p in points if p.arm == "extension"}
+    for arm in dict.fromkeys(p.arm for p in points):
+        for seed, first in base.items():
+            mine = [p for p in points if p.arm == arm and p.seed == seed]
+            reached = next((p.seconds for p in mine if p.exact >= first.exact), None)
+            last = mine[-1]
+            ratio = f"{reached / first.seconds:.1f}" if reached else f"more than {last.seconds / first.seconds:.1f}"
+            out.append(
+                [arm, str(seed), str(max(p.exact for p in mine)), str(last.exact), f"{last.seconds:.1f}", str(last.steps), ratio]
+            )
+    return out
+
+
+COLUMNS = ("arm", "seed", "best exact", "last exact", "seconds", "gradient steps", "time to the extension's score, ratio")
+
