@@ -7,7 +7,6 @@ weight (how many cells) and a mean value, so the system is as small as the numbe
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Sequence
 from functools import partial
 
@@ -94,6 +93,7 @@ class Selector:
         self, problem: Problem, width: float, ridge: float, group_price: float, family: Family = "sections"
     ):
         self.family: Family = family
+        self.spent = 0.0
         self.problem, self.width, self.ridge, self.price = problem, np.float32(width), np.float32(ridge), group_price
         cells = bucket(problem.known, CELL_BUCKETS)
         demos = bucket(problem.demos, DEMO_BUCKETS)
@@ -107,10 +107,16 @@ class Selector:
         self.sources = pad(problem.sources[:known], cells, value=COLORS).astype(np.int32)
         self.values = indicators(problem.colors, problem.sources[:known])
 
-    def evaluate(self, subsets: list[tuple[str, ...]], deadline: float = math.inf) -> list[Candidate]:
+    def cost(self, size: int) -> float:
+        """Operations of one batch of systems of `size` keys, in units of 1e9: factors, solves, products and scores."""
+        columns = self.values.shape[1]
+        fits = self.demos * (size**3 / 3 + 6 * size**2 * columns)
+        return BATCH * (fits + 10 * self.cells * columns) / 1e9
+
+    def evaluate(self, subsets: list[tuple[str, ...]], effort: float = math.inf) -> list[Candidate]:
         """Leave-one-out record of every subset in every readout; subsets with too many keys are left out.
 
-        Smallest systems first; batches that would start after the deadline (of `time.monotonic`) are left out too.
+        Smallest systems first; once the selector has spent `effort` (in units of 1e9 operations) no batch starts.
         """
         by_size: dict[int, list[tuple[tuple[str, ...], Keys]]] = {}
         for subset in subsets:
@@ -121,8 +127,9 @@ class Selector:
         found = []
         for size, entries in sorted(by_size.items()):
             for start in range(0, len(entries), BATCH):
-                if time.monotonic() > deadline:
+                if self.spent >= effort:
                     return found
+                self.spent += self.cost(size)
                 found += self._batch(size, entries[start : start + BATCH])
         return found
 
@@ -163,7 +170,7 @@ class Selector:
             for j, mode in enumerate(MODES)
         ]
 
-    def greedy(self, rounds: int, deadline: float) -> list[Candidate]:
+    def greedy(self, rounds: int, effort: float) -> list[Candidate]:
         """Add the group that lowers the error most, until no group does; every subset tried is a candidate."""
         tried: list[Candidate] = []
         current: tuple[str, ...] = ()
@@ -177,7 +184,7 @@ class Selector:
                 subset = (*current, name)
                 if len(np.unique(self.problem.codes(subset)[: self.problem.known])) > distinct:
                     subsets.append(subset)
-            records = self.evaluate(subsets, deadline)
+            records = self.evaluate(subsets, effort)
             if not records:
                 break
             tried += records

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated
@@ -28,7 +27,8 @@ class SolverConfig:
 
     width: kernel width in units of one disagreeing group; ridge: lambda of the extension; group_price: cross-entropy that a
     further group must earn; rounds: most groups in one subset; answers: distinct answers kept; tries: candidates turned
-    into answers at most; seconds: time for the choice of groups under one canvas; views: views the learned sections are
+    into answers at most; effort: operations, in units of 1e9, spent on the choice of groups under one canvas (counted, not
+    timed, so that a slow machine gives the same answers); views: views the learned sections are
     averaged over.
     """
 
@@ -38,7 +38,7 @@ class SolverConfig:
     rounds: Annotated[int, Field(ge=1)] = 5
     answers: Annotated[int, Field(ge=2)] = 5
     tries: Annotated[int, Field(ge=2)] = 40
-    seconds: Annotated[float, Field(gt=0)] = 20.0
+    effort: Annotated[float, Field(gt=0)] = 400.0
     views: Annotated[int, Field(ge=1, le=8)] = 2
 
 
@@ -75,7 +75,7 @@ def solve(
         problem = Problem(canvas, outputs)
         selector = Selector(problem, config.width, config.ridge, config.group_price)
         if selector.usable:
-            candidates += selector.greedy(config.rounds, time.monotonic() + config.seconds)
+            candidates += selector.greedy(config.rounds, config.effort)
         if canvas.name == "same":
             candidates += hand_made(canvas, outputs, config)
         if learned is not None and canvas.name != "same, transposed":
