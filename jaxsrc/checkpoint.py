@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import subprocess
+import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +22,16 @@ from jaxsrc.state import leaf_table
 FORMAT = 1
 for _name in ("absl", "asyncio"):  # orbax logs every failure of its threads, and then raises it: once is enough
     logging.getLogger(_name).setLevel(logging.CRITICAL)
+_unraisable = sys.unraisablehook
+
+
+def _after_failure(what: sys.UnraisableHookArgs) -> None:
+    """Pass over what tensorstore says to a loop that orbax closed when another file failed; that failure is raised."""
+    if not (isinstance(what.exc_value, RuntimeError) and str(what.exc_value) == "Event loop is closed"):
+        _unraisable(what)
+
+
+sys.unraisablehook = _after_failure
 
 
 @dataclass(frozen=True)
