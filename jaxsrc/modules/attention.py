@@ -1,0 +1,111 @@
+"""Multi-head self-attention with taps, rotary positions, grouped keys, dropout and a cache for generation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import DTypeLike
+from jaxtyping import Array, Bool, Float
+
+from jaxsrc.modules import rotary
+from jaxsrc.modules.dropout import dropout
+from jaxsrc.modules.taps import NONE, Taps
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Cache:
+    """Keys and values [b, length, kv heads, d] of the positions seen so far; `filled` of them, int32[]."""
+
+    keys: Array
+    values: Array
+    filled: Array
+
+
+def empty_cache(batch: int, length: int, heads: int, dim: int, dtype: DTypeLike = jnp.float32) -> Cache:
+    zeros = jnp.zeros((batch, length, heads, dim), dtype)
+    return Cache(zeros, zeros, jnp.int32(0))
+
+
+def causal_mask(n: int) -> Bool[Array, "n n"]:
+    """True where query i may see key j: j <= i."""
+    return jnp.tril(jnp.ones((n, n), bool))
+
+
+def weights(
+    q: Float[Array, "b n h d"], k: Float[Array, "b m h d"], mask: Bool[Array, "*x n m"] | None
+) -> Float[Array, "b h n m"]:
+    """softmax(q k^T / sqrt(d)) in float32; masked entries are exactly zero as long as a row keeps one entry."""
+    scores = jnp.einsum("bnhd,bmhd->bhnm", q, k, preferred_element_type=jnp.float32) * q.shape[-1] ** -0.5
+    if mask is not None:
+        scores = jnp.where(mask if mask.ndim == 2 else mask[:, None], scores, jnp.finfo(jnp.float32).min)
+    return jax.nn.softmax(scores, -1)
+
+
+class Attention(nnx.Module):
+    """Self-attention of `heads` heads; taps NAME.pattern [b, h, n, m], NAME.heads [b, n, h, d], NAME.out [b, n, width].
+
+    kv_heads below heads share keys and values in groups (GQA, arXiv:2305.13245).
+    """
+
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        rngs: nnx.Rngs,
+        *,
+        kv_heads: int | None = None,
+        bias: bool = False,
+        std: float | None = None,
+        dropout: float = 0.0,
+    ):
+        self.heads, self.kv_heads, self.dim, self.rate = heads, kv_heads or heads, width // heads, dropout
+        init = nnx.initializers.lecun_normal() if std is None else nnx.initializers.normal(std)
+        linear = lambda i, o: nnx.Linear(i, o, use_bias=bias, rngs=rngs, kernel_init=init)
+        inner, outer = heads * self.dim, self.kv_heads * self.dim
+        self.q, self.k, self.v = linear(width, inner), linear(width, outer), linear(width, outer)
+        self.o = linear(inner, width)
+
+    def __call__(
+        self,
+        x: Float[Array, "b n d"],
+        *,
+        mask: Bool[Array, "*x n m"] | None = None,
+        theta: Array | None = None,
+        cache: Cache | None = None,
+        key: Array | None = None,
+        taps: Taps = NONE,
+        name: str = "attention",
+    ) -> tuple[Float[Array, "b n d"], Cache | None]:
+        """Output and the cache with this call's keys and values in it.
+
+        mask: True where a query may look; with a cache, over its whole length; theta: rotary angles of the positions.
+        """
+        b, n, _ = x.shape
+        part = lambda y, h: y.reshape(b, n, h, self.dim)
+        q, k, v = part(self.q(x), self.heads), part(self.k(x), self.kv_heads), part(self.v(x), self.kv_heads)
+        if theta is not None:
+            q, k = rotary.rotate(q, theta), rotary.rotate(k, theta)
+        if cache is not None:
+            at = (0, cache.filled, 0, 0)
+            k = jax.lax.dynamic_update_slice(cache.keys, k.astype(cache.keys.dtype), at)
+            v = jax.lax.dynamic_update_slice(cache.values, v.astype(cache.values.dtype), at)
+            cache = Cache(k, v, cache.filled + n)
+            seen = jnp.arange(k.shape[1])[None] <= (cache.filled - n + jnp.arange(n))[:, None]
+            mask = seen if mask is None else mask & seen
+        groups = self.heads // self.kv_heads
+        if groups > 1:
+            k, v = jnp.repeat(k, groups, 2), jnp.repeat(v, groups, 2)
+        if taps.wants(f"{name}.pattern") or (key is not None and self.rate > 0):
+            pattern = taps(f"{name}.pattern", weights(q, k, mask))
+            pattern = dropout(pattern, self.rate, key).astype(v.dtype)
+            out = jnp.einsum("bhnm,bmhd->bnhd", pattern, v)
+        else:
+            taps.skip(f"{name}.pattern")
+            whole = mask if mask is None else jnp.broadcast_to(mask if mask.ndim == 2 else mask[:, None], (b, 1, n, k.shape[1]))
+            out = jax.nn.dot_product_attention(q, k, v, mask=whole)
+        out = taps(f"{name}.heads", out)
+        return taps(f"{name}.out", self.o(out.reshape(b, n, -1))), cache

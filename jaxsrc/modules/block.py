@@ -1,0 +1,68 @@
+"""One transformer block: attention and feed-forward, each with its norm and residual connection."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+from flax import nnx
+from jaxtyping import Array, Bool, Float
+
+from jaxsrc.modules.attention import Attention, Cache
+from jaxsrc.modules.dropout import dropout, split
+from jaxsrc.modules.taps import NONE, Taps
+
+Norm = Callable[[Array], Array]
+
+
+def layer_norm(width: int, rngs: nnx.Rngs) -> nnx.LayerNorm:
+    """LayerNorm with scale and bias, epsilon 1e-5, the variance from centred values."""
+    return nnx.LayerNorm(width, epsilon=1e-5, use_fast_variance=False, rngs=rngs)
+
+
+class Block(nnx.Module):
+    """pre: x + f(norm(x)); post: norm(x + f(x)), as in Vaswani et al. 2017.
+
+    Taps NAME.input, NAME.middle (after attention) and NAME.output [b, n, width], and those of its parts.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        attention: Attention,
+        feedforward: nnx.Module,
+        rngs: nnx.Rngs,
+        *,
+        norm: Literal["pre", "post"] = "pre",
+        make_norm: Callable[[int, nnx.Rngs], nnx.Module] = layer_norm,
+        dropout: float = 0.0,
+    ):
+        self.order, self.rate = norm, dropout
+        self.attention, self.feedforward = attention, feedforward
+        self.norm_attention, self.norm_feedforward = make_norm(width, rngs), make_norm(width, rngs)
+
+    def __call__(
+        self,
+        x: Float[Array, "b n d"],
+        *,
+        mask: Bool[Array, "*x n m"] | None = None,
+        theta: Array | None = None,
+        cache: Cache | None = None,
+        key: Array | None = None,
+        taps: Taps = NONE,
+        name: str = "block",
+    ) -> tuple[Float[Array, "b n d"], Cache | None]:
+        """Output and the cache after this call, see `Attention`."""
+        inside, after, within = split(key, 3)
+        first: Norm = self.norm_attention  # type: ignore[assignment]
+        second: Norm = self.norm_feedforward  # type: ignore[assignment]
+        x = taps(f"{name}.input", x)
+        y = first(x) if self.order == "pre" else x
+        y, cache = self.attention(
+            y, mask=mask, theta=theta, cache=cache, key=inside, taps=taps, name=f"{name}.attention"
+        )
+        x = x + dropout(y, self.rate, after)
+        x = taps(f"{name}.middle", x if self.order == "pre" else first(x))
+        y = second(x) if self.order == "pre" else x
+        x = x + self.feedforward(y, key=within, taps=taps, name=f"{name}.feedforward")  # type: ignore[operator]
+        return taps(f"{name}.output", x if self.order == "pre" else second(x)), cache

@@ -1,0 +1,103 @@
+"""From a small trained run to scores, pictures and a submission; what is refused on the way."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from jaxsrc import evaluate, submission, train
+from jaxsrc.arc_experiment import ArcConfig, ArcExperiment
+from jaxsrc.curriculum import StageConfig
+from jaxsrc.errors import ConfigError, UserError
+
+SMALL = ("experiment.model.width=16", "experiment.model.stalk=4", "experiment.model.layers=1", "experiment.model.keys=16")
+
+
+def swapped(seed: int, a: int, b: int, tests: int = 1, solved: bool = True) -> dict:
+    """A task: colours a and b change places on random 4 x 4 grids."""
+    rng = np.random.default_rng(seed)
+    pairs = []
+    for _ in range(3 + tests):
+        grid = rng.choice([0, a, b], (4, 4))
+        pairs.append({"input": grid.tolist(), "output": np.where(grid == a, b, np.where(grid == b, a, grid)).tolist()})
+    hidden = [p if solved else {"input": p["input"]} for p in pairs[3:]]
+    return {"train": pairs[:3], "test": hidden}
+
+
+def folder(path: Path, **tasks: dict) -> Path:
+    path.mkdir()
+    for name, task in tasks.items():
+        (path / f"{name}.json").write_text(json.dumps(task))
+    return path
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> Path:
+    """A run of two steps on six tasks: what it answers is the closed form's work."""
+    base = tmp_path_factory.mktemp("evaluate")
+    known = folder(base / "known", **{f"k{i}": swapped(i, 1 + i % 3, 5 + i % 4) for i in range(6)})
+    data = f"experiment.data={{train: [{known}], exclude: [], hold_out: false, evaluate: {known}}}"
+    stages = "experiment.stages=[{scale: 0, steps: 2, batch: 2}]"
+    arguments = ["configs/arc_sheaf.yaml", *SMALL, data, stages, "optim.warmup_steps=1", "train.best=''", "--device", "cpu"]
+    assert train.main([*arguments, "--out", str(base / "run")]) == 0
+    return base / "run"
+
+
+def test_an_evaluation_scores_draws_and_writes_a_valid_submission(trained, tmp_path, capsys):
+    fresh = folder(tmp_path / "fresh", swap=swapped(50, 2, 8), twice=swapped(51, 4, 9, tests=2))
+    assert evaluate.main([str(trained), "--tasks", str(fresh), "--workers", "1", "--device", "cpu"]) == 0
+    said = capsys.readouterr().out
+    assert "2/2 tasks, 2 solved in two attempts" in said
+    for arm in (*evaluate.BASELINES, *evaluate.ARMS):
+        assert arm in said
+    found = list(trained.glob("*_submission.json"))
+    assert len(found) == 1
+    assert submission.main(["score", str(found[0]), "--tasks", str(fresh)]) == 0
+    assert "2/2" in capsys.readouterr().out
+    assert list((trained / "pictures").glob("*_solved.png")) and list((trained / "pictures").glob("*_scales.svg"))
+
+
+def test_a_task_that_was_trained_on_is_not_scored(trained, tmp_path):
+    leaked = folder(tmp_path / "leaked", other=swapped(2, 3, 7))
+    with pytest.raises(UserError, match="k2"):
+        evaluate.main([str(trained), "--tasks", str(leaked), "--workers", "1", "--device", "cpu"])
+
+
+def test_tasks_without_solutions_cannot_be_scored(trained, tmp_path):
+    hidden = folder(tmp_path / "hidden", a=swapped(60, 2, 8, solved=False))
+    with pytest.raises(UserError, match="expected known test outputs"):
+        evaluate.main([str(trained), "--tasks", str(hidden), "--workers", "1", "--device", "cpu"])
+
+
+@pytest.mark.parametrize("content", [None, "{}"])
+def test_a_folder_that_is_no_run_names_the_command(tmp_path, content):
+    if content:
+        (tmp_path / "config.yaml").write_text(content)
+    with pytest.raises(UserError, match=r"expected a (run folder|checkpoint)"):
+        evaluate.main([str(tmp_path), "--device", "cpu"])
+
+
+def test_an_experiment_without_stages_is_refused():
+    with pytest.raises(UserError, match=r"experiment.stages: expected at least one stage"):
+        ArcExperiment(ArcConfig(stages=()))
+
+
+def test_a_stage_without_tasks_says_which_key_to_raise(tmp_path):
+    big = swapped(1, 2, 3)
+    for pair in (*big["train"], *big["test"]):
+        pair["input"] = np.kron(pair["input"], np.ones((3, 3), int)).tolist()
+        pair["output"] = np.kron(pair["output"], np.ones((3, 3), int)).tolist()
+    where = folder(tmp_path / "big", big=big)
+    from jaxsrc.arc_experiment import ArcDataConfig
+
+    data = ArcDataConfig(train=(str(where),), exclude=(), hold_out=False)
+    made = ArcExperiment(ArcConfig(data=data, stages=(StageConfig(scale=0, steps=1, batch=1),)))
+    with pytest.raises(UserError, match=r"expected training tasks of scale 0.*raise experiment.stages.N.scale"):
+        made.stages[0].batch_at(0, 0)
+
+
+def test_a_wrong_configuration_makes_no_folder(tmp_path):
+    with pytest.raises(ConfigError):
+        train.main(["configs/arc_sheaf.yaml", "experiment.model.widht=3", "--out", str(tmp_path / "run")])
+    assert not (tmp_path / "run").exists()
