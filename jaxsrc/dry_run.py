@@ -35,7 +35,10 @@ def dry_run(plan: Plan) -> None:
             plan.experiment.abstract_batch(index),
         )
         compiled = make_step(plan, runtime)
-        compiled.compile(shapes, batch)
+        resident = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=runtime.replicated), stage.resident_shapes
+        )
+        compiled.compile(shapes, batch, resident)
         print(
             f"stage '{stage.name}': {stage.steps} steps, compiled in {compiled.compile_seconds:.1f} s, "
             f"{compiled.flops / 1e9:.3g} GFLOP a step, about {compiled.memory_bytes / 2**20:.0f} MiB"

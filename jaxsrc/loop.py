@@ -20,7 +20,7 @@ from pydantic import Field
 from jaxsrc.checkpoint import Checkpoints, Meta
 from jaxsrc.errors import RunError, UserError
 from jaxsrc.memory import memory_warning
-from jaxsrc.prefetch import prefetched
+from jaxsrc.prefetch import prefetched, stay
 from jaxsrc.protocol import Experiment, PyTree, Stage
 from jaxsrc.report import Report
 from jaxsrc.runtime import Runtime
@@ -139,13 +139,14 @@ class Fit:
         """Steps of one stage: dispatch a call, then read the metrics of the one before."""
         per, every = self.config.steps_per_call, self.config
         compiled = self.make_step()
+        resident = stay(stage, self.runtime) if stage.steps and step < end else ()
         pending: tuple[int, StepMetrics] | None = None
         status: Status = "finished"
         with prefetched(stage, self.seed, range(step, end, per), per, self.runtime) as batches, self._guarded():
             for batch in batches:
                 if not compiled.ready:
-                    self._compile(compiled, stage, state, batch)
-                state, metrics = compiled(state, batch)
+                    self._compile(compiled, stage, state, batch, resident)
+                state, metrics = compiled(state, batch, resident)
                 if pending is not None:
                     self._read(*pending)
                 step += per
@@ -179,9 +180,9 @@ class Fit:
         finally:
             self._end_trace()
 
-    def _compile(self, compiled: CompiledOnce, stage: Stage, state: TrainState, batch: PyTree) -> None:
+    def _compile(self, compiled: CompiledOnce, stage: Stage, state: TrainState, batch: PyTree, resident: PyTree) -> None:
         with self._pause(), jax.transfer_guard("allow"):
-            compiled.compile(state, batch)
+            compiled.compile(state, batch, resident)
         self.report.note(
             f"stage '{stage.name}': compiled in {compiled.compile_seconds:.1f} s, {compiled.flops / 1e9:.3g} GFLOP a "
             f"step, {compiled.memory_bytes / 2**20:.0f} MiB"

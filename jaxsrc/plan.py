@@ -29,11 +29,11 @@ class Plan:
 
 
 def make_step(plan: Plan, runtime: Runtime) -> CompiledOnce:
-    """The compiled-once training step of a stage: (state, batch) -> (state, metrics), all replicated but the batch."""
+    """The compiled-once training step of a stage: (state, batch, resident) -> (state, metrics), all replicated but the batch."""
     optimizer = make_optimizer(plan.optim, total_steps(plan.experiment.stages))
     step = train_step(plan.experiment, optimizer, runtime.compute_dtype, plan.optim.ema)
     chosen = several(step) if plan.train.steps_per_call > 1 else step
-    return CompiledOnce(chosen, "training step", ("state", "batch"), donate=(0,), out=runtime.replicated)
+    return CompiledOnce(chosen, "training step", ("state", "batch", "resident"), donate=(0,), out=runtime.replicated)
 
 
 def _init(plan: Plan, runtime: Runtime):

@@ -39,6 +39,14 @@ def place(batch: PyTree, runtime: Runtime, leading: int = 0) -> PyTree:
     return jax.tree.map(put, batch)
 
 
+def stay(stage: Stage, runtime: Runtime) -> PyTree:
+    """What stays on the devices for the whole stage, whole on each of them; () where nothing does."""
+    if stage.resident is None:
+        return ()
+    put = lambda x: jax.make_array_from_callback(x.shape, runtime.replicated, lambda index: x[index])
+    return jax.tree.map(put, stage.resident())
+
+
 @contextmanager
 def prefetched(stage: Stage, seed: int, steps: range, per_call: int, runtime: Runtime) -> Iterator[Iterator[PyTree]]:
     """Placed batches of the steps, in order; with per_call > 1 each stacks that many along a new leading axis.

@@ -18,11 +18,15 @@ Metrics = dict[str, tuple[Array, Array]]  # name -> (sum, weight); the report sh
 
 @dataclass(frozen=True)
 class Stage:
-    """steps: how many; batch_at: (seed, global step) -> numpy pytree whose shapes never change within the stage."""
+    """steps: how many; batch_at: (seed, global step) -> numpy pytree whose shapes never change within the stage;
+    resident: numpy dict that is put on every device once and joins each batch there (so batches are dicts too), None for
+    none; resident_shapes: its abstract values, known without reading data."""
 
     name: str
     steps: int
     batch_at: Callable[[int, int], PyTree]
+    resident: Callable[[], dict[str, Any]] | None = None
+    resident_shapes: PyTree = ()
 
 
 @runtime_checkable  # the tests check argument types

@@ -53,7 +53,7 @@ class CompiledOnce:
         return self._compiled is not None
 
     def _table(self, args: tuple[PyTree, ...]) -> dict[str, str]:
-        return leaf_table(dict(zip(self.arguments, args, strict=True)))
+        return leaf_table(dict(zip(self.arguments, args, strict=False)))
 
     def compile(self, *args: PyTree) -> None:
         """Lower and compile for these arguments (arrays or abstract values)."""
@@ -129,14 +129,16 @@ def train_step(
     optimizer: optax.GradientTransformation,
     dtype: jnp.dtype,
     ema: float,
-) -> Callable[[TrainState, PyTree], tuple[TrainState, StepMetrics]]:
-    """(state, batch) -> (state, metrics). Parameters stay float32, the loss is computed in `dtype`.
+) -> Callable[..., tuple[TrainState, StepMetrics]]:
+    """(state, batch[, resident]) -> (state, metrics). Parameters stay float32, the loss is computed in `dtype`.
 
     Metrics gain grad_norm, and loss where the experiment names none; in float16 also loss_scale and overflow: a step
     whose scaled gradient is not finite changes nothing but the scale and the step count.
     """
 
-    def step(state: TrainState, batch: PyTree) -> tuple[TrainState, StepMetrics]:
+    def step(state: TrainState, batch: PyTree, resident: PyTree = ()) -> tuple[TrainState, StepMetrics]:
+        if resident:
+            batch = {**batch, **resident}
         key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step + 1)  # 0 made the parameters
         one = jnp.float32(1)
         scale = one if state.loss_scale is None else state.loss_scale.scale
@@ -167,10 +169,10 @@ def train_step(
     return step
 
 
-def several(step: Callable[[TrainState, PyTree], tuple[TrainState, StepMetrics]]) -> Callable:
+def several(step: Callable[..., tuple[TrainState, StepMetrics]]) -> Callable:
     """The step over a leading axis of batches, in one scan; metrics of all steps, stacked."""
 
-    def scanned(state: TrainState, batches: PyTree) -> tuple[TrainState, StepMetrics]:
-        return jax.lax.scan(step, state, batches)
+    def scanned(state: TrainState, batches: PyTree, resident: PyTree = ()) -> tuple[TrainState, StepMetrics]:
+        return jax.lax.scan(lambda s, b: step(s, b, resident), state, batches)
 
     return scanned

@@ -26,7 +26,7 @@ def canvas(width: int, height: int) -> tuple[Figure, Axes]:
 
 
 def draw_grid(
-    axes: Axes, grid: Grid, x: float, y: float, cell: int, *, pale: Bool[np.ndarray, "h w"] | None = None
+    axes: Axes, grid: Grid, x: int | float, y: int | float, cell: int, *, pale: Bool[np.ndarray, "h w"] | None = None
 ) -> None:
     """Draws a grid in the official palette, its upper left corner at (x, y), `cell` dots a cell.
 
@@ -57,7 +57,7 @@ def draw_grid(
     axes.add_patch(PathPatch(frame, fill=False, edgecolor=style.INK, linewidth=0.7))
 
 
-def draw_crosses(axes: Axes, grid: Grid, wrong: Bool[np.ndarray, "h w"], x: float, y: float, cell: int) -> None:
+def draw_crosses(axes: Axes, grid: Grid, wrong: Bool[np.ndarray, "h w"], x: int | float, y: int | float, cell: int) -> None:
     """Crosses the cells where `wrong` is true, in black or white, whichever the cell's colour shows better."""
     strokes: dict[str, list[Path]] = {"#000000": [], "#FFFFFF": []}
     inset = 0.22 * cell
@@ -80,7 +80,7 @@ def _runs(mask: Bool[np.ndarray, "h w"]) -> Iterator[tuple[int, int, int]]:
         yield int(row), int(left), int(right)
 
 
-def _box(x: float, y: float, width: float, height: float) -> Path:
+def _box(x: int | float, y: int | float, width: int | float, height: int | float) -> Path:
     corners = [(x, y), (x + width, y), (x + width, y + height), (x, y + height), (x, y)]
     return Path(corners, closed=True)
 

@@ -58,7 +58,7 @@ class GalleryRow:
         return min(made, key=lambda item: item[:2])[1:] if made else None
 
 
-def errors(attempt: Grid, truth: Grid | None) -> float:
+def errors(attempt: Grid, truth: Grid | None) -> int | float:
     """Cells in which two grids differ; infinity when their shapes do, or the truth is not known."""
     if truth is None or attempt.shape != truth.shape:
         return math.inf
