@@ -187,7 +187,8 @@ class DepthExperiment:
         for begin in range(0, len(rows), 256):
             part = rows[begin : begin + 256]
             part = part + [part[0]] * (min(256, len(rows)) - len(part))
-            out = greedy(params, pad(part, longest).astype(np.int32), np.array([len(r) for r in part], np.int32))
+            lengths = jnp.array([len(r) for r in part], jnp.int32)
+            out = greedy(params, jnp.asarray(pad(part, longest), jnp.int32), lengths)
             found += [read_answer(c.track, row, c.data.reverse) for row in np.asarray(out).tolist()]
         return found[: len(rows)]
 

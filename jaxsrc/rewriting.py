@@ -84,7 +84,7 @@ class Rewriter:
                 raise UserError(f"expected at most {BUCKETS[-1]} characters, got {longest}; shorten the expression")
             filled = [rows[i] for i in group] + [[BOS, EOS]] * (self.batch - len(group))
             lengths = np.array([len(r) for r in filled], np.int32)
-            out = np.asarray(function(self.params, pad(filled, length).astype(np.int32), lengths))
+            out = np.asarray(function(self.params, jnp.asarray(pad(filled, length), jnp.int32), jnp.asarray(lengths)))
             for i, row in zip(group, out, strict=False):
                 found[i] = row
         return found
