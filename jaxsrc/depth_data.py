@@ -113,23 +113,23 @@ def sequence_pool(track: Track, items: Sequence[Expression], length: int, revers
 
 
 def rewrite_pools(items: Sequence[Expression], config: DepthDataConfig, length: int, reduce_length: int) -> tuple[Pool, Pool]:
-    """Marks on every text of every chain that fits, and every single reduction once, with the drills."""
+    """Marks on every text of every chain that fits; every reduction as often as chains need it, and the drills."""
     texts: list[tuple[list[int], list[int]]] = []
-    sites: dict[str, str] = {}
+    sites: list[tuple[str, str]] = []
     for item in items:
         steps = chain(item.text)
         for step in steps:
             if len(step.text) + 2 <= length:
                 texts.append((locate_row(step.text), locate_labels(step.text, step.start, step.stop)))
-            sites[step.site.strip("()")] = step.new
+            sites.append((step.site, step.new))
         last = steps[-1].after if steps else item.text
         texts.append((locate_row(last), locate_labels(last, 0, 0)))
     rng = random.Random(f"drills {config.seed}")
     for _ in range(config.drills):
         site = drill(rng, config.drill_digits)
-        sites[site] = reduced(site)
+        sites.append((site, reduced(site)))
     marks = Pool(pad([t for t, _ in texts], length), pad([m for _, m in texts], length), np.zeros(len(texts), np.int64))
-    fitting = [(p, a) for s, n in sites.items() if len(p := reduce_prompt(s)) + len(a := reduce_answer(n)) <= reduce_length + 1]
+    fitting = [(p, a) for s, n in sites if len(p := reduce_prompt(s)) + len(a := reduce_answer(n)) <= reduce_length + 1]
     if not texts or not fitting:
         raise UserError(f"expected rewriting steps of at most {length} tokens, got none; raise model.length")
     return marks, _next_tokens([p for p, _ in fitting], [a for _, a in fitting], reduce_length)

@@ -144,7 +144,7 @@ def summarize(found: Sequence[Solved], name: str, report: Report, out: Path) -> 
 def parser() -> argparse.ArgumentParser:
     found = argparse.ArgumentParser(prog="python -m jaxsrc.evaluate", description=__doc__)
     found.add_argument("run", type=Path, metavar="RUN", help="run folder of `python -m jaxsrc.train`")
-    found.add_argument("--tasks", action="append", help="set, folder, challenges or JSON lines file (default: the configuration's)")
+    found.add_argument("--tasks", action="append", help="set, folder or file (default: the configuration's)")
     found.add_argument("--held-out", action="store_true", help="score the training tasks that were held out instead")
     found.add_argument("--checkpoint", choices=["latest", "best"], default="latest")
     found.add_argument("--limit", type=int, default=0, help="only N tasks; arithmetic: N expressions of each depth (500)")

@@ -98,17 +98,17 @@ def chain(text: str) -> list[Step]:
 
 
 def drill(rng: random.Random, digits: int) -> str:
-    """A random site with numbers of up to `digits` digits, products of up to `digits` together; many with close numbers."""
+    """A random site, numbers of up to `digits` digits (in a product together); many close numbers, many products by a digit."""
     sign = lambda: "~" if rng.random() < 0.25 else ""
     number = lambda n: rng.randint(10 ** (n - 1) if n > 1 else 0, 10**n - 1)
-    operator = rng.choice("+-*")
+    operator = rng.choice("+-**")
     n = rng.randint(1, digits if operator != "*" else digits - 1)
     m = rng.randint(1, digits if operator != "*" else digits - n)
     a, b = number(n), number(m)
     if operator != "*" and rng.random() < 0.3:  # as long, and alike in its first digits
         kept = 10 ** rng.randint(0, n)
         b = a // kept * kept + rng.randrange(kept)
-    if operator == "*" and rng.random() < 0.5:
+    if operator == "*" and rng.random() < 0.75:
         a, b = (a, b % 10) if rng.random() < 0.7 else (a % 10, b)
     signed = lambda x: (sign() if x else "") + str(x)
     return signed(a) + operator + signed(b)
