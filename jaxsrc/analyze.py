@@ -119,7 +119,10 @@ def probe(case: Case) -> None:
 
 def patch(case: Case) -> None:
     """Where two matched expressions' difference sits: streams of one run put into the other, layer by token."""
-    pairs = patching.matched(case.expressions((1,), 8 * case.items, seed=5), case.items)
+    rewrite = case.experiment.config.track == "rewrite"  # its marks depend on operators where there are several in a group
+    items = case.expressions((0,) if rewrite else (1,), 8 * case.items, seed=5)
+    chosen = [e for e in items if sum(c in "+-*" for c in e.text) >= 2] if rewrite else items
+    pairs = patching.matched(chosen, case.items)
     clean, corrupt = (depth_rows(case.experiment, [p[i] for p in pairs]) for i in (0, 1))
     n = min(clean.tokens.shape[1], corrupt.tokens.shape[1])
     cut = lambda rows: jax.tree.map(lambda x: x[:, :n] if x.ndim == 2 else x, rows)

@@ -102,7 +102,9 @@ def probe_depth(
         parts = [features(subject, params, s) for s in sets]
         found = []
         for group in (0, 1):
-            x, y, z = (jnp.asarray(p[group]) for p in parts)
+            # to one scale: a random model's small numbers would otherwise only meet the penalty
+            mean, scale = parts[0][group].mean(1, keepdims=True), parts[0][group].std(1, keepdims=True) + 1e-9
+            x, y, z = (jnp.asarray((p[group] - mean) / scale) for p in parts)
             both = jnp.concatenate([y, z], 1)
             guess = np.asarray(probe_sites(x, labels, both, classes=classes, kind=kind)[0])
             hashed = np.asarray(probe_sites(x, jnp.asarray(a.hashed), y, classes=classes, kind=kind)[0])
