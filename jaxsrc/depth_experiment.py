@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -35,6 +35,7 @@ from jaxsrc.protocol import Metrics, PyTree, Stage
 from jaxsrc.report import Report
 from jaxsrc.rewriting import Rewriter, marks
 
+ROWS = 128  # expressions that are answered at a time
 TEST_SEED = 10**6  # tests are drawn apart from training, and what training shows is left out of them
 
 
@@ -84,6 +85,8 @@ class DepthExperiment:
         check(config.data.sampler)
         self.config = config
         self.size = len(vocabulary(config.track))
+        self._rewriters: dict[int, Rewriter] = {}
+        self._greedy: dict[int, Any] = {}
         self.graph = nnx.graphdef(nnx.eval_shape(lambda: DepthTransformer(config.model, self.size, nnx.Rngs(0))))
         self.stages: Sequence[Stage] = [Stage(f"{config.track}, depth {self.trained_depth}", config.steps, self.batch_at)]
 
@@ -168,8 +171,11 @@ class DepthExperiment:
         )
         return sample_many(TEST_SEED + seed, count, wanted, {e.text for e in self.training})
 
-    def rewriter(self, params: PyTree, batch: int = 128) -> Rewriter:
-        return Rewriter(self.graph, params, batch=batch)
+    def rewriter(self, params: PyTree, batch: int = ROWS) -> Rewriter:
+        """A reader of the rewrite track; one a batch size is compiled."""
+        made = self._rewriters.setdefault(batch, Rewriter(self.graph, params, batch=batch))
+        made.params = params
+        return made
 
     def answers(self, params: PyTree, items: Sequence[Expression], loops: int | None = None) -> list[int | None]:
         """What the model answers by greedy decoding; None where it is no number.
@@ -180,13 +186,13 @@ class DepthExperiment:
         if c.track == "rewrite":
             return [t.answer for t in self.rewriter(params).run([e.text for e in items])]
         new = 12 if c.track == "direct" else c.model.length
-        greedy = make_greedy(self.graph, new, loops)
+        greedy = self._greedy.setdefault(loops or 0, make_greedy(self.graph, new, loops))
         rows = [prompt_row(c.track, e.text) for e in items]
-        longest = max(map(len, rows))
+        longest = -(-max(map(len, rows)) // 16) * 16  # few shapes, few compilations
         found: list[int | None] = []
-        for begin in range(0, len(rows), 256):
-            part = rows[begin : begin + 256]
-            part = part + [part[0]] * (min(256, len(rows)) - len(part))
+        for begin in range(0, len(rows), ROWS):
+            part = rows[begin : begin + ROWS]
+            part = part + [part[0]] * (ROWS - len(part))
             lengths = jnp.array([len(r) for r in part], jnp.int32)
             out = greedy(params, jnp.asarray(pad(part, longest), jnp.int32), lengths)
             found += [read_answer(c.track, row, c.data.reverse) for row in np.asarray(out).tolist()]
