@@ -11,7 +11,7 @@ import numpy as np
 from pydantic import Field
 
 from jaxsrc.data.expression_sampler import SamplerConfig, sample_many
-from jaxsrc.data.expression_steps import chain, drill, reduced
+from jaxsrc.data.expression_steps import chain, drill, outline, reduced
 from jaxsrc.data.expression_study import study_data
 from jaxsrc.data.expression_text import BOS, EOS, REWRITE, STUDY, Vocabulary, pad, reverse_numbers
 from jaxsrc.data.expressions import Expression, read
@@ -62,8 +62,7 @@ def answer_row(track: Track, item: Expression, reverse: bool) -> list[int]:
     if track == "direct":
         text = str(item.result)
         return [*STUDY.encode(reverse_numbers(text) if reverse else text), EOS]
-    texts = [s.after for s in chain(item.text)]
-    return [*REWRITE.encode(reverse_numbers("=".join(texts))), EOS]
+    return [*REWRITE.encode(reverse_numbers("=".join(outline(item.text)[1:]))), EOS]
 
 
 def read_answer(track: Track, tokens: Sequence[int], reverse: bool) -> int | None:
@@ -122,8 +121,8 @@ def rewrite_pools(items: Sequence[Expression], config: DepthDataConfig, length: 
             if len(step.text) + 2 <= length:
                 texts.append((locate_row(step.text), locate_labels(step.text, step.start, step.stop)))
             sites.append((step.site, step.new))
-        last = steps[-1].after if steps else item.text
-        texts.append((locate_row(last), locate_labels(last, 0, 0)))
+        ends = [s.result for s in steps if s.new != s.result] + [outline(item.text)[-1]]
+        texts += [(locate_row(e), locate_labels(e, 0, 0)) for e in ends]
     rng = random.Random(f"drills {config.seed}")
     for _ in range(config.drills):
         site = drill(rng, config.drill_digits)

@@ -1,4 +1,8 @@
-"""An expression rewritten by a model until only a number is left: it marks characters, reads them alone, and replaces them."""
+"""An expression worked out by a model alone: it marks characters, reads them apart, and replaces them by what it makes of them.
+
+What it makes of a longer product is no number but an easier expression, which the same model works out in the same way, as
+a text of its own, before its number goes where the product stood. The loop below only keeps the texts apart.
+"""
 
 from __future__ import annotations
 
@@ -54,20 +58,47 @@ def marks(
 
 @dataclass
 class Trace:
-    """texts: from the expression on; answer: the number at the end, None where the model came to none; why not."""
+    """What became of an expression. stack: texts in progress, each with the span of it that the next one works out; calls: the
+    (text, what the model made of its marks) so far; answer: the number at the end, None where there is none; why not."""
 
-    texts: list[str] = field(default_factory=list)
+    stack: list[tuple[str, tuple[int, int]]]
+    calls: list[tuple[str, str]] = field(default_factory=list)
     answer: int | None = None
     failure: str = ""
+
+    @property
+    def text(self) -> str:
+        return self.stack[-1][0]
+
+    def take(self, span: tuple[int, int], new: str) -> None:
+        """Put a number in the place of the marks; anything else is worked out first, as a text of its own."""
+        text = self.text
+        self.calls.append((text, new))
+        self.stack[-1] = (text, span)
+        if _NUMBER.fullmatch(new):
+            self.stack[-1] = (text[: span[0]] + new + text[span[1] :], (0, 0))
+        else:
+            self.stack.append((new, (0, 0)))
+
+    def finish(self) -> None:
+        """Nothing is marked: the text must be a number, which goes to where it was asked for."""
+        text = self.stack.pop()[0]
+        if not _NUMBER.fullmatch(text):
+            self.failure = f"nothing marked in {text}, which is no number"
+        elif not self.stack:
+            self.answer = to_int(text)
+        else:
+            outer, (start, stop) = self.stack[-1]
+            self.stack[-1] = (outer[:start] + text + outer[stop:], (0, 0))
 
 
 class Rewriter:
     """Rewriting by a model of the rewrite track, many expressions at a time.
 
-    batch: rows of one compiled call; new: most tokens of a replacement; passes: most steps of an expression.
+    batch: rows of one compiled call; new: most tokens of a replacement; passes: most marks of an expression.
     """
 
-    def __init__(self, graph: Any, params: PyTree, *, batch: int = 128, new: int = 40, passes: int = 150):
+    def __init__(self, graph: Any, params: PyTree, *, batch: int = 128, new: int = 40, passes: int = 400):
         self.params, self.batch, self.new, self.passes = params, batch, new, passes
         self._greedy = make_greedy(graph, new)
         self._locate = jax.jit(lambda p, t, n: marks(nnx.merge(graph, p), t, n)[..., jnp.array([KEEP, TAKE])].argmax(-1))
@@ -89,45 +120,43 @@ class Rewriter:
                 found[i] = row
         return found
 
-    def step(self, texts: Sequence[str]) -> list[str | None]:
-        """The next text of each; the same text where the model marks nothing; None where its marks are no stretch."""
-        rows = [locate_row(t) for t in texts]
-        chosen = self._chunks(rows, self._locate)
+    def mark(self, texts: Sequence[str]) -> list[tuple[int, int] | None]:
+        """The stretch of each text that the model marks; (0, 0) where it marks nothing, None where its marks are no stretch."""
         spans: list[tuple[int, int] | None] = []
-        for text, mark in zip(texts, chosen, strict=True):
+        for text, mark in zip(texts, self._chunks([locate_row(t) for t in texts], self._locate), strict=True):
             taken = np.flatnonzero(mark[1 : len(text) + 1])
             whole = len(taken) == 0 or taken[-1] - taken[0] + 1 == len(taken)
             spans.append(((int(taken[0]), int(taken[-1]) + 1) if len(taken) else (0, 0)) if whole else None)
-        busy = [i for i, s in enumerate(spans) if s is not None and s[1] > s[0]]
-        answers = self._chunks([reduce_prompt(texts[i][slice(*spans[i])]) for i in busy], self._greedy) if busy else []  # type: ignore[misc]
-        out: list[str | None] = [t if s is not None else None for t, s in zip(texts, spans, strict=True)]
-        for i, answer in zip(busy, answers, strict=True):
-            start, stop = spans[i]  # type: ignore[misc]
-            ended = EOS in answer
-            out[i] = texts[i][:start] + reverse_numbers(REWRITE.decode(answer.tolist())) + texts[i][stop:] if ended else None
-        return out
+        return spans
+
+    def reduce(self, sites: Sequence[str]) -> list[str]:
+        """What the model makes of each site, read alone; empty where its answer does not end."""
+        if not sites:
+            return []
+        rows = self._chunks([reduce_prompt(s) for s in sites], self._greedy)
+        return [reverse_numbers(REWRITE.decode(r.tolist())) if EOS in r else "" for r in rows]
 
     def run(self, texts: Sequence[str]) -> list[Trace]:
-        """Rewrite each expression until the model marks nothing more."""
-        traces = [Trace([t]) for t in texts]
-        live = list(range(len(texts)))
+        """Work out each expression until the model marks nothing more, all of them side by side."""
+        traces = [Trace([(t, (0, 0))]) for t in texts]
+        live = list(traces)
         for _ in range(self.passes):
             if not live:
                 break
-            ahead = []
-            for i, new in zip(live, self.step([traces[j].texts[-1] for j in live]), strict=True):
-                trace = traces[i]
-                if new is None or len(new) + 2 > BUCKETS[-1]:
-                    trace.failure = "marks that are no stretch, or an answer without end"
-                elif new == trace.texts[-1]:
-                    if _NUMBER.fullmatch(new):
-                        trace.answer = to_int(new)
-                    else:
-                        trace.failure = "nothing marked, but not a number"
+            busy: list[tuple[Trace, tuple[int, int]]] = []
+            for trace, span in zip(live, self.mark([t.text for t in live]), strict=True):
+                if span is None:
+                    trace.failure = f"marks in {trace.text} that are no stretch"
+                elif span[1] == span[0]:
+                    trace.finish()
                 else:
-                    trace.texts.append(new)
-                    ahead.append(i)
-            live = ahead
-        for i in live:
-            traces[i].failure = f"not finished after {self.passes} steps"
+                    busy.append((trace, span))
+            for (trace, span), new in zip(busy, self.reduce([t.text[a:b] for t, (a, b) in busy]), strict=True):
+                if not new or len(trace.text) + len(new) + 2 > BUCKETS[-1] or len(trace.stack) > 20:
+                    trace.failure = f"no usable answer to {trace.text[span[0] : span[1]]}"
+                else:
+                    trace.take(span, new)
+            live = [t for t in live if not t.failure and t.answer is None]
+        for trace in live:
+            trace.failure = f"not finished after {self.passes} steps"
         return traces

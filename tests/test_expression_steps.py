@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from jaxsrc import depth_data
 from jaxsrc.data.expression_sampler import SamplerConfig, sample_many
-from jaxsrc.data.expression_steps import chain, drill, next_step, reduced, site, to_int
+from jaxsrc.data.expression_steps import chain, drill, next_step, outline, reduced, site, to_int
 from jaxsrc.data.expression_text import BOS, EOS, REWRITE, STUDY, pad, reverse_numbers
-from jaxsrc.data.expressions import expression
+from jaxsrc.data.expressions import depths, expression
 from jaxsrc.depth_data import DepthDataConfig, answer_row, prompt_row, read_answer, rewrite_pools, sequence_pool
 from jaxsrc.errors import UserError
 
@@ -26,14 +26,18 @@ def meaning(text):
 def test_every_step_keeps_the_value_and_the_chain_ends_in_it():
     for item in ITEMS:
         steps = chain(item.text)
-        assert all(meaning(s.text) == meaning(s.after) == item.result for s in steps)
-        assert to_int(steps[-1].after) == item.result and site(steps[-1].after) is None
+        assert all(meaning(s.text) == meaning(s.after) for s in steps)
+        assert all(meaning(s.site) == meaning(s.new) == to_int(s.result) for s in steps)
+        texts = outline(item.text)
+        assert to_int(texts[-1]) == item.result and site(texts[-1]) is None and len(texts) <= len(steps) + 1
+        assert max(max(depths(s.text)) for s in steps) <= item.nesting  # nothing opens parentheses of its own
 
 
 def test_products_come_first_and_the_innermost_group_before_them():
     texts = [s.site for s in chain("9-2*(3-(4-5)*6)")]
     assert texts == ["(4-5)", "~1*6", "(3-~6)", "2*9", "9-18"]
-    assert reduced("~12*~34") == "(12*4+120*3)" and reduced("~12*34") == "(~12*4+~120*3)"
+    assert reduced("~12*~34") == "12*4+120*3" and reduced("~12*34") == "~12*4+~120*3"
+    assert reduced("5*75") == "5*5+70*5" and reduced("~470*9") == "~70*9+~400*9" and reduced("~400*3") == "~1200"
     assert reduced("~3*0") == "0" and reduced("(~5)") == "~5" and next_step("~7") is None
     for wrong in ("12", "1+2+3", "a+b"):
         with pytest.raises(UserError):

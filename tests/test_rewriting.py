@@ -17,10 +17,10 @@ def text_of(row):
 class Perfect(Rewriter):
     """Marks and reduces by the rules instead of by a model; what it does can be spoilt."""
 
-    def __init__(self, mark=None, answer=None, passes=150):
+    def __init__(self, mark=None, answer=None, passes=400):
         self.params, self.batch, self.new, self.passes = None, 8, 40, passes
         self._locate, self._greedy = self.marks, self.replies
-        self.mark = mark or (lambda text: range(*(site(text) or (0, 0))))
+        self.rule = mark or (lambda text: range(*(site(text) or (0, 0))))
         self.answer = answer or reduced
         self.calls = 0
 
@@ -29,7 +29,7 @@ class Perfect(Rewriter):
         for i, row in enumerate(tokens):
             text = text_of(row)
             if text:
-                out[i, [1 + j for j in self.mark(text)]] = 1
+                out[i, [1 + j for j in self.rule(text)]] = 1
         return out
 
     def replies(self, params, tokens, lengths):
@@ -43,15 +43,16 @@ def test_a_perfect_reader_walks_every_chain_to_its_end():
     traces = Perfect().run([e.text for e in items])
     assert [t.answer for t in traces] == [e.result for e in items]
     for trace, item in zip(traces, items, strict=True):
-        assert trace.texts == [item.text, *(s.after for s in chain(item.text))] and not trace.failure
+        assert trace.calls == [(s.text, s.new) for s in chain(item.text)] and not trace.failure
 
 
 @pytest.mark.parametrize(
     "reader, words",
     [
         (Perfect(mark=lambda t: [0, 2]), "no stretch"),
-        (Perfect(mark=lambda t: []), "not a number"),
+        (Perfect(mark=lambda t: []), "no number"),
         (Perfect(passes=1), "not finished"),
+        (Perfect(answer=lambda t: "1+2+3"), "no usable answer"),
     ],
 )
 def test_what_goes_wrong_is_said(reader, words):

@@ -1,4 +1,4 @@
-"""Reduction by small steps: which characters are reduced next, what replaces them, and the chain of texts that follows."""
+"""Reduction by small steps: which characters are reduced next, what they become, and the chain of texts that follows."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import random
 import re
 from dataclasses import dataclass
 
+from jaxsrc.data.expressions import apply
 from jaxsrc.errors import UserError
 
 NUMBER = re.compile(r"~?\d+")
@@ -15,12 +16,14 @@ _ALONE = re.compile(r"\((~?\d+)\)")
 
 @dataclass(frozen=True)
 class Step:
-    """text: before it; [start, stop): the characters that it replaces; new: what stands there afterwards."""
+    """text: before it; [start, stop): the characters that it replaces; new: what they become, a number or an easier expression
+    that is worked out by steps of its own; result: the number that stands there afterwards."""
 
     text: str
     start: int
     stop: int
     new: str
+    result: str
 
     @property
     def site(self) -> str:
@@ -28,7 +31,7 @@ class Step:
 
     @property
     def after(self) -> str:
-        return self.text[: self.start] + self.new + self.text[self.stop :]
+        return self.text[: self.start] + self.result + self.text[self.stop :]
 
 
 def to_int(number: str) -> int:
@@ -62,9 +65,11 @@ def site(text: str) -> tuple[int, int] | None:
 
 
 def reduced(chosen: str) -> str:
-    """What replaces a site: a number, or for a product of two longer factors a sum of a digit's product and the rest's.
+    """What replaces a site: a number, or for a product that takes more than one product of digits the sum of two easier ones.
 
-    a * b = (a * (b mod 10) + 10 a * (b div 10)), the sign of the product on a in both. Errors: UserError for no site.
+    Two longer factors: a * b = (a * (b mod 10) + 10 a * (b div 10)). A digit d and a longer number a with more than one digit
+    that is not 0: a * d = (l * d + (a - l) * d), l the last such digit with its zeros. The sign of the product goes with the
+    first factor. Errors: UserError for no site.
     """
     alone = _ALONE.fullmatch(chosen)
     if alone:
@@ -75,33 +80,60 @@ def reduced(chosen: str) -> str:
     a, operator, b = to_int(match.group(1)), match.group(2), to_int(match.group(3))
     if operator != "*":
         return of_int(a + b if operator == "+" else a - b)
-    if abs(a) < 10 or abs(b) < 10:
-        return of_int(a * b)
     sign = "~" if (a < 0) != (b < 0) else ""
-    a, b = abs(a), abs(b)
-    return f"({sign}{a}*{b % 10}+{sign}{a}0*{b // 10})"
+    low, high = sorted((abs(a), abs(b)))
+    if low >= 10:
+        a, b = abs(a), abs(b)
+        return f"{sign}{a}*{b % 10}+{sign}{a}0*{b // 10}"
+    zeros = len(str(high)) - len(str(high).rstrip("0"))
+    last = high % 10 ** (zeros + 1)  # the last digit that is not 0, with its zeros
+    if low == 0 or last == high:
+        return of_int(a * b)
+    return f"{sign}{last}*{low}+{sign}{high - last}*{low}"
 
 
 def next_step(text: str) -> Step | None:
     found = site(text)
-    return None if found is None else Step(text, *found, reduced(text[found[0] : found[1]]))
+    if found is None:
+        return None
+    chosen = text[found[0] : found[1]]
+    return Step(text, *found, reduced(chosen), _value(chosen))
+
+
+def _value(chosen: str) -> str:
+    match = _PAIR.fullmatch(chosen)
+    if match is None:
+        return reduced(chosen)
+    return of_int(apply(match.group(2), to_int(match.group(1)), to_int(match.group(3))))
 
 
 def chain(text: str) -> list[Step]:
-    """All steps from an expression to its value."""
+    """All steps from an expression to its value; after a step whose `new` is an expression come the steps of that one."""
     steps = []
     step = next_step(text)
     while step is not None:
         steps.append(step)
+        if step.new != step.result:
+            steps += chain(step.new)
         step = next_step(step.after)
     return steps
+
+
+def outline(text: str) -> list[str]:
+    """The texts from an expression to its value without the ones inside products."""
+    texts = [text]
+    step = next_step(text)
+    while step is not None:
+        texts.append(step.after)
+        step = next_step(step.after)
+    return texts
 
 
 def drill(rng: random.Random, digits: int) -> str:
     """A random site, numbers of up to `digits` digits (in a product together); many close numbers, many products by a digit."""
     sign = lambda: "~" if rng.random() < 0.25 else ""
     number = lambda n: rng.randint(10 ** (n - 1) if n > 1 else 0, 10**n - 1)
-    operator = rng.choice("+-**")
+    operator = rng.choice("+-*")
     n = rng.randint(1, digits if operator != "*" else digits - 1)
     m = rng.randint(1, digits if operator != "*" else digits - n)
     a, b = number(n), number(m)
@@ -109,6 +141,8 @@ def drill(rng: random.Random, digits: int) -> str:
         kept = 10 ** rng.randint(0, n)
         b = a // kept * kept + rng.randrange(kept)
     if operator == "*" and rng.random() < 0.75:
-        a, b = (a, b % 10) if rng.random() < 0.7 else (a % 10, b)
+        a, b = (a, b % 10) if rng.random() < 0.8 else (a % 10, b)
+        if a > 9 and rng.random() < 0.6:  # one digit and zeros
+            a = a // 10 ** (len(str(a)) - 1) * 10 ** (len(str(a)) - 1)
     signed = lambda x: (sign() if x else "") + str(x)
     return signed(a) + operator + signed(b)
