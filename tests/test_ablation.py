@@ -16,7 +16,7 @@ from jaxsrc.models.depth_transformer import DepthTransformer, DepthTransformerCo
 from jaxsrc.modules.taps import Taps
 from jaxsrc.statistics import rank_correlation
 
-CONFIG = DepthTransformerConfig(width=32, layers=3, heads=4, hidden=32, length=8, dropout=0.0, positions="none")
+CONFIG = DepthTransformerConfig(width=32, layers=2, heads=4, hidden=32, length=8, dropout=0.0, positions="none")
 ASK = 14  # a token that asks for the digit before it
 
 
@@ -61,7 +61,7 @@ def planted(layer, head):
     return subject, jax.tree.map(jnp.asarray, params)
 
 
-@pytest.mark.parametrize("layer, head", [(0, 1), (2, 3)])
+@pytest.mark.parametrize("layer, head", [(0, 1), (1, 3)])
 def test_the_head_that_carries_the_answer_is_found_and_no_other(layer, head):
     subject, params = planted(layer, head)
     name = subject.units[subject.unit(layer, head)]
@@ -100,7 +100,7 @@ def test_the_scan_is_the_loop_that_switches_units_off_one_by_one(method):
     loss, _, without, _ = make_scan(subject)(params, rows, new)
     plain, _ = score(made_logits(made, params, rows), rows)
     np.testing.assert_allclose(loss, plain, atol=1e-5)
-    for layer in range(3):
+    for layer in range(2):
         for unit in range(5):
             edits = (
                 {f"layer{layer}.attention.heads": lambda v, i=layer, u=unit: v.at[:, :, u].set(new[0][i][:, :, u])}
@@ -129,18 +129,18 @@ def test_the_first_order_estimate_ranks_small_changes_as_the_scan_does():
 
 
 def test_a_difference_between_groups_is_seen_and_a_null_one_is_not():
-    subject, params = planted(1, 2)
+    subject, params = planted(0, 2)
     found = ablate(subject, params, digits(), "zero")
     group = np.arange(96) < 48
     object.__setattr__(found, "exact_without", np.where(group, found.exact_without, found.exact))
     table = dict(zip(found.units, group_difference(found, group), strict=True))
-    assert table["layer1.head2"][0] > 0.8 and table["layer1.head2"][1] < 0.01 and table["layer0.head0"][1] == 1.0
+    assert table["layer0.head2"][0] > 0.8 and table["layer0.head2"][1] < 0.01 and table["layer1.head0"][1] == 1.0
 
 
 def test_names_and_numbers_that_do_not_exist_are_refused():
     subject, params, _ = model()
-    with pytest.raises(UserError, match="layer from 0 to 2"):
-        subject.unit(3, None)
+    with pytest.raises(UserError, match="layer from 0 to 1"):
+        subject.unit(2, None)
     with pytest.raises(UserError, match="head from 0 to 3"):
         subject.unit(0, 4)
     with pytest.raises(UserError, match="near ones"):

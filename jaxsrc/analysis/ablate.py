@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 import jax
@@ -57,6 +58,7 @@ def replacements(subject: Subject, params: PyTree, rows: Rows, method: Method, s
     return [new(kept[n]) for n in heads], [new(kept[n]) for n in out]
 
 
+@lru_cache(8)
 def make_scan(subject: Subject) -> Callable[[PyTree, Rows, Pair], tuple[Array, Array, Array, Array]]:
     """(params, rows, what stands in) -> loss[b], exact[b] of the whole model, and [units, b] of the model without each unit."""
 
@@ -79,9 +81,8 @@ def make_scan(subject: Subject) -> Callable[[PyTree, Rows, Pair], tuple[Array, A
     return scan
 
 
-def first_order(subject: Subject, params: PyTree, rows: Rows, new: Pair) -> Float[np.ndarray, "units"]:
-    """Estimated change of the mean loss when each unit is replaced: its derivative along (new - value), one backward pass."""
-
+@lru_cache(8)
+def _make_slopes(subject: Subject) -> Callable[[PyTree, Rows, Pair], Array]:
     @jax.jit
     def slopes(params: PyTree, rows: Rows, new: Pair) -> Array:
         def loss(masks: Array) -> Array:
@@ -92,7 +93,12 @@ def first_order(subject: Subject, params: PyTree, rows: Rows, new: Pair) -> Floa
 
         return jax.grad(loss)(jnp.zeros((len(subject.names), subject.heads + 1))).reshape(-1)
 
-    return np.asarray(slopes(params, rows, new))
+    return slopes
+
+
+def first_order(subject: Subject, params: PyTree, rows: Rows, new: Pair) -> Float[np.ndarray, "units"]:
+    """Estimated change of the mean loss when each unit is replaced: its derivative along (new - value), one backward pass."""
+    return np.asarray(_make_slopes(subject)(params, rows, new))
 
 
 @dataclass(frozen=True)

@@ -107,9 +107,9 @@ def probe_depth(
             x, y, z = (jnp.asarray((p[group] - mean) / scale) for p in parts)
             both = jnp.concatenate([y, z], 1)
             guess = np.asarray(probe_sites(x, labels, both, classes=classes, kind=kind)[0])
-            hashed = np.asarray(probe_sites(x, jnp.asarray(a.hashed), y, classes=classes, kind=kind)[0])
+            hashed = np.asarray(probe_sites(x, jnp.asarray(a.hashed), both, classes=classes, kind=kind)[0])
             n = y.shape[1]
-            found.append([guess[:, :n] == b.labels, hashed == b.hashed, guess[:, n:] == c.labels])
+            found.append([guess[:, :n] == b.labels, hashed[:, :n] == b.hashed, guess[:, n:] == c.labels])
         return [list(np.concatenate(pair)) for pair in zip(*found, strict=True)]
 
     trained, untrained = accuracies(params), accuracies(random_params)

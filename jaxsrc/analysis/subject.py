@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import jax
@@ -94,16 +95,21 @@ def score(logits: Float[Array, "b n v"], rows: Rows) -> tuple[Float[Array, "b"],
     return -(picked * asked).sum(-1) / jnp.maximum(asked.sum(-1), 1.0), exact
 
 
-def values(subject: Subject, params: PyTree, rows: Rows, names: Sequence[str]) -> dict[str, Array]:
-    """Named intermediate values of a forward pass; UserError for a name that the model does not have."""
-
+@lru_cache(16)
+def _collector(subject: Subject, names: tuple[str, ...]) -> Callable[[PyTree, Rows], dict[str, Array]]:
+    @jax.jit
     def collect(params: PyTree, rows: Rows) -> dict[str, Array]:
         taps = Taps(keep=names)
         subject.forward(params, rows, taps)
         taps.check()
         return taps.kept
 
-    return jax.jit(collect)(params, rows)
+    return collect
+
+
+def values(subject: Subject, params: PyTree, rows: Rows, names: Sequence[str]) -> dict[str, Array]:
+    """Named intermediate values of a forward pass; UserError for a name that the model does not have."""
+    return _collector(subject, tuple(names))(params, rows)
 
 
 def blocks_of(graph: Any, model: Any) -> Subject:
