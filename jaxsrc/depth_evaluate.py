@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from jaxsrc.data.expression_study import study_data
+from jaxsrc.data.expression_study import entropy, study_data
 from jaxsrc.data.expression_text import EOS
 from jaxsrc.data.expressions import Expression, overlap, read
 from jaxsrc.depth_data import sequence_pool
@@ -169,6 +169,12 @@ def run(opened: OpenRun, out: Path, depths: Sequence[int], count: int, files: Se
                 for n, f in forced.items()
             ],
         )
+        if experiment.config.data.source == "study":
+            tokens = np.mean([len(e.text) + 3 + len(str(e.result)) + 1 for e in experiment.training])
+            report.note(
+                f"no model can have less than {entropy() / tokens:.3f} nats a token on fresh expressions of the study: "
+                f"{entropy():.1f} nats are drawn at random for each, over {tokens:.1f} tokens"
+            )
     folder = out / "pictures"
     report.picture("exact match by depth", pictures.depth_curve({track: answered}, folder / "depth_curve.png"))
     report.picture("exact match by depth and length", pictures.length_grid(by_length(answered), folder / "depth_length.png"))

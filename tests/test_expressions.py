@@ -2,13 +2,14 @@
 
 import json
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from jaxsrc.data import expression_sampler as sampler
 from jaxsrc.data.expression_sampler import SamplerConfig
-from jaxsrc.data.expression_study import study_data
+from jaxsrc.data.expression_study import entropy, study_data
 from jaxsrc.data.expressions import depths, expression, overlap, parse, read, refuse_overlap, value, write
 from jaxsrc.errors import UserError
 
@@ -48,6 +49,10 @@ def test_the_studys_data_number_for_number():
     assert {e.nesting for e in STUDY.depth3} == {3}
     assert sum(e.text.startswith("(((") and e.text.endswith(")))") and e.text.count("(") == 3 for e in STUDY.depth3) >= 34
     assert overlap({"train": STUDY.train, "paren": STUDY.paren}) == [("train", "paren", "((77*50))")]
+    assert (
+        round(entropy(), 1) == 18.7
+        and 1.05 < entropy() / np.mean([len(e.text) + 4 + len(str(e.result)) for e in STUDY.train]) < 1.08
+    )
     with pytest.raises(UserError, match=r"train and .*paren"):
         refuse_overlap({"train": STUDY.train, "a paren": STUDY.paren})
 
