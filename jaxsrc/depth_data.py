@@ -112,17 +112,21 @@ def sequence_pool(track: Track, items: Sequence[Expression], length: int, revers
 
 
 def rewrite_pools(items: Sequence[Expression], config: DepthDataConfig, length: int, reduce_length: int) -> tuple[Pool, Pool]:
-    """Marks on every text of every chain that fits; every reduction as often as chains need it, and the drills."""
+    """Marks on every text of every chain that fits; every reduction of the chains once, and the drills.
+
+    As often as chains need them, easy reductions would crowd out the long ones from which the rules are learned.
+    """
     texts: list[tuple[list[int], list[int]]] = []
-    sites: list[tuple[str, str]] = []
+    once: dict[str, str] = {}
     for item in items:
         steps = chain(item.text)
         for step in steps:
             if len(step.text) + 2 <= length:
                 texts.append((locate_row(step.text), locate_labels(step.text, step.start, step.stop)))
-            sites.append((step.site, step.new))
+            once[step.site.strip("()")] = step.new
         ends = [s.result for s in steps if s.new != s.result] + [outline(item.text)[-1]]
         texts += [(locate_row(e), locate_labels(e, 0, 0)) for e in ends]
+    sites = list(once.items())
     rng = random.Random(f"drills {config.seed}")
     for _ in range(config.drills):
         site = drill(rng, config.drill_digits)

@@ -98,7 +98,7 @@ class Rewriter:
     batch: rows of one compiled call; new: most tokens of a replacement; passes: most marks of an expression.
     """
 
-    def __init__(self, graph: Any, params: PyTree, *, batch: int = 128, new: int = 40, passes: int = 400):
+    def __init__(self, graph: Any, params: PyTree, *, batch: int = 128, new: int = 40, passes: int = 200):
         self.params, self.batch, self.new, self.passes = params, batch, new, passes
         self._greedy = make_greedy(graph, new)
         self._locate = jax.jit(lambda p, t, n: marks(nnx.merge(graph, p), t, n)[..., jnp.array([KEEP, TAKE])].argmax(-1))

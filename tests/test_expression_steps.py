@@ -81,7 +81,7 @@ def test_labels_are_the_next_tokens_and_the_answer_begins_where_it_is_said():
         sequence_pool("direct", [item], 8, False)
 
 
-def test_rewriting_rows_mark_the_site_and_hold_every_reduction():
+def test_rewriting_rows_mark_the_site_and_hold_every_reduction_once():
     config = DepthDataConfig(drills=50, drill_digits=4)
     marked, reductions = rewrite_pools([expression("12-(3+4)")], config, 24, 40)
     assert REWRITE.decode(marked.tokens[0].tolist()) == "21-(3+4)"
