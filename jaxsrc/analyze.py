@@ -38,6 +38,7 @@ class Case:
     report: Report
     out: Path
     items: int
+    unit: str = ""
 
     def expressions(self, depths: Sequence[int], count: int, seed: int = 2) -> list[Expression]:
         """Fresh expressions, of every depth equally many; the study's own test sets where it was trained on its data."""
@@ -64,7 +65,8 @@ def ablate(case: Case) -> None:
         found = ablation.ablate(case.subject, case.params, rows, method, batch=len(items))
         rho = rank_correlation(found.rises, found.estimate.astype(np.float64))
         title = f"ablation, {method}: {len(items)} expressions, {100 * found.exact.mean():.1f} % right before"
-        case.report.table(title, ablation.TABLE, found.table())
+        lines = [line for line in found.table() if case.unit in ("", line[0])]
+        case.report.table(title, ablation.TABLE, lines)
         units = found.findings()
         case.report.note(
             f"{method}: {len(units)} of {len(found.units)} units change the answers at 5 % after Holm's correction; rank "
@@ -185,6 +187,8 @@ def parser() -> argparse.ArgumentParser:
     questions = "; ".join(f"{k}: {(v.__doc__ or '').splitlines()[0]}" for k, v in QUESTIONS.items())
     found.add_argument("question", choices=[*QUESTIONS, "report"], help=f"{questions} report: all of them, on one page.")
     found.add_argument("--items", type=int, default=300, help="expressions that are looked at (default 300)")
+    found.add_argument("--layer", type=int, metavar="L", help="ablate: the table of one unit, a --head or the feed-forward")
+    found.add_argument("--head", type=int, metavar="H", help="ablate: a head of --layer")
     found.add_argument("--checkpoint", choices=["latest", "best"], default="latest")
     found.add_argument("--device", choices=["auto", "cpu", "cuda", "metal"], default="auto")
     return found
@@ -192,6 +196,8 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: list[str]) -> int:
     args = parser().parse_args(arguments)
+    if args.head is not None and args.layer is None:
+        raise UserError(f"--head: expected --layer with it, got --head {args.head} alone; name the layer")
     if args.items < 8:
         raise UserError(f"--items: expected at least 8, got {args.items}; ask for more")
     runtimes.start(RuntimeConfig(device=args.device))
@@ -204,7 +210,9 @@ def main(arguments: list[str]) -> int:
     report = Report(args.run)
     for note in opened.notes:
         report.note(note)
-    case = Case(experiment, opened.params, depth_subject(experiment), report, args.run, args.items)
+    subject = depth_subject(experiment)
+    unit = "" if args.layer is None else subject.units[subject.unit(args.layer, args.head)]
+    case = Case(experiment, opened.params, subject, report, args.run, args.items, unit)
     for name, question in QUESTIONS.items():
         if args.question in (name, "report"):
             report.say(f"{name}: {(question.__doc__ or '').splitlines()[0]}")

@@ -67,6 +67,10 @@ def test_a_direct_run_has_teacher_forced_figures_beside_the_greedy_ones(tmp_path
 def test_wrong_commands_are_one_line(tmp_path, run):
     with pytest.raises(UserError, match="at least 8"):
         analyze.main([str(run), "lens", "--items", "3"])
+    with pytest.raises(UserError, match="head from 0 to 1, got 7"):
+        analyze.main([str(run), "ablate", "--layer", "1", "--head", "7", "--device", "cpu"])
+    with pytest.raises(UserError, match="--layer with it"):
+        analyze.main([str(run), "ablate", "--head", "1"])
     with pytest.raises(UserError, match=r"config\.yaml"):
         analyze.main([str(tmp_path), "lens"])
     with pytest.raises(UserError, match="numbers for depth 9"):

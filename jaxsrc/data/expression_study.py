@@ -6,6 +6,7 @@ import math
 import random
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 
 from jaxsrc.data.expressions import Expression, expression
 from jaxsrc.errors import UserError
@@ -85,6 +86,7 @@ def _next(rng: random.Random, parens: bool) -> str:
     return draw(rng, rng.randint(0, 2) if parens else 0, count)
 
 
+@lru_cache(1)
 def study_data(seed: int = 42) -> StudyData:
     """All splits; 2000, 200, 100, 100 of one stream, and 100 of exactly depth 3 of another from the same seed."""
     rng = random.Random(seed)
