@@ -107,6 +107,12 @@ def by_operators(answered: Sequence[Answered]) -> list[list]:
     return [whole.row(kinds == k, k) for k in sorted(set(kinds), key=lambda k: (len(k), k))]
 
 
+def by_depth(answered: Sequence[Answered]) -> dict[int, tuple[int, int]]:
+    """depth -> (right, items)."""
+    grid = by_length(answered)
+    return {d: tuple(np.sum([v for (k, _), v in grid.items() if k == d], 0).tolist()) for d in {d for d, _ in grid}}
+
+
 def by_length(answered: Sequence[Answered]) -> dict[tuple[int, int], tuple[int, int]]:
     """(depth, count of numbers) -> (right, items)."""
     grid: dict[tuple[int, int], tuple[int, int]] = {}
@@ -176,11 +182,14 @@ def run(opened: OpenRun, out: Path, depths: Sequence[int], count: int, files: Se
                 f"{entropy():.1f} nats are drawn at random for each, over {tokens:.1f} tokens"
             )
     folder = out / "pictures"
-    report.picture("exact match by depth", pictures.depth_curve({track: answered}, folder / "depth_curve.png"))
+    report.picture("exact match by depth", pictures.depth_curve({track: by_depth(answered)}, folder / "depth_curve.png"))
     report.picture("exact match by depth and length", pictures.length_grid(by_length(answered), folder / "depth_length.png"))
     record = {
         "track": track,
         "step": opened.meta.step,
+        "seed": opened.config.seed,
+        "trained": experiment.trained_depth,
+        "depths": by_depth(answered),
         "sets": {a.name: {"items": len(a.items), "right": int(a.right.sum())} for a in answered},
         "wrong": [
             {"expr": e.text, "result": e.result, "answer": x}

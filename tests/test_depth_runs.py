@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from jaxsrc import analyze, evaluate, train
+from jaxsrc import analyze, depth_compare, evaluate, train
 from jaxsrc.errors import UserError
 
 TINY = [
@@ -34,6 +34,10 @@ def test_a_run_is_scored_by_depth_and_operators(run):
         "depth 0": {"items": 6, "right": 0},
         "depth 3": {"items": 6, "right": 0},
     }
+    assert found["depths"] == {"0": [0, 6], "3": [0, 6]}
+    assert depth_compare.main([str(run), str(run), "--out", str(run.parent / "both")]) == 0
+    tables = json.loads((run.parent / "both" / "report.json").read_text())["tables"]
+    assert next(iter(tables.values()))["rows"][1][:3] == ["rewrite, trained on 0-2, depth 3", "12", "0.0"]
     page = (run / "report.html").read_text()
     assert "greedy exact match by operators" in page and (run / "pictures" / "depth_curve.png").exists()
 
@@ -67,6 +71,8 @@ def test_a_direct_run_has_teacher_forced_figures_beside_the_greedy_ones(tmp_path
 def test_wrong_commands_are_one_line(tmp_path, run):
     with pytest.raises(UserError, match="at least 8"):
         analyze.main([str(run), "lens", "--items", "3"])
+    with pytest.raises(UserError, match="evaluated depth run"):
+        depth_compare.main([str(tmp_path)])
     with pytest.raises(UserError, match="head from 0 to 1, got 7"):
         analyze.main([str(run), "ablate", "--layer", "1", "--head", "7", "--device", "cpu"])
     with pytest.raises(UserError, match="--layer with it"):

@@ -2,36 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from jaxsrc.plots import style
 from jaxsrc.scoring import wilson
 
-if TYPE_CHECKING:
-    from jaxsrc.depth_evaluate import Answered
 
-
-def depth_curve(series: Mapping[str, Sequence[Answered]], path: Path) -> Path:
-    """Share exactly right by depth of the expression, one line a track, Wilson intervals as bars."""
+def depth_curve(series: Mapping[str, Mapping[int, tuple[int, int]]], path: Path) -> Path:
+    """Share exactly right by depth, one line a run or track, Wilson intervals as bars; depth -> (right, items)."""
     figure = style.blank(6.5, 3.8)
     axes = figure.add_subplot()
-    for (name, answered), look in zip(series.items(), style.MODEL_STYLES, strict=False):
-        counts: dict[int, list[int]] = {}
-        for part in answered:
-            for item, right in zip(part.items, part.right, strict=True):
-                here = counts.setdefault(item.nesting, [0, 0])
-                here[0] += int(right)
-                here[1] += 1
+    for (name, counts), look in zip(series.items(), [*style.MODEL_STYLES, *style.BASELINE_STYLES], strict=False):
         depths = sorted(counts)
         shares = np.array([counts[d][0] / counts[d][1] for d in depths])
         bounds = np.array([wilson(*counts[d]) for d in depths])
-        error = np.abs(bounds.T - shares)
+        error = 100 * np.abs(bounds.T - shares)
         axes.errorbar(
-            depths, 100 * shares, 100 * error, label=name, color=look.color, marker=look.marker, ls=look.dash, capsize=3, ms=5
+            depths, 100 * shares, error, label=name, color=look.color, marker=look.marker, ls=look.dash, capsize=3, ms=5
         )
     axes.axvspan(-0.4, 2.4, color=style.RULE, alpha=0.4, lw=0)
     axes.text(1.0, 3, "trained depths", ha="center", color=style.QUIET, fontsize=8)
