@@ -30,7 +30,7 @@ def test_the_layout_names_real_files():
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_options_that_the_readme_names_are_known(command, capsys):
-    modules = {"train": train, "evaluate": evaluate, "bench": bench, "analyze": analyze, "depth_compare": depth_compare, "submission": submission}
+    modules = {m.__name__.removeprefix("jaxsrc."): m for m in (train, evaluate, bench, analyze, depth_compare, submission)}
     name = shlex.split(command.replace("[", "").replace("]", ""))[2].removeprefix("jaxsrc.")
     line = next(row for row in README.splitlines() if command in row)
     with pytest.raises(SystemExit):
