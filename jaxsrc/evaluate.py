@@ -1,4 +1,4 @@
-"""`python -m jaxsrc.evaluate RUN`: solve a set of ARC tasks with a trained run, beside its baselines; no gradient."""
+"""`python -m jaxsrc.evaluate RUN`: score a trained run: ARC tasks beside their baselines, nested arithmetic by depth."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ from pathlib import Path
 
 import numpy as np
 
+from jaxsrc import depth_evaluate, scoring, submission
 from jaxsrc import runtime as runtimes
-from jaxsrc import scoring, submission
 from jaxsrc.arc_experiment import ArcExperiment
 from jaxsrc.baselines import BASELINES
 from jaxsrc.data.arc import Task, refuse_leaks
 from jaxsrc.data.arc_files import load
+from jaxsrc.depth_experiment import DepthExperiment
 from jaxsrc.errors import DONE, UserError, command_line
 from jaxsrc.plots import arc_pages
 from jaxsrc.report import Report
@@ -62,7 +63,7 @@ def _prepare(run: Path, which: str, views: int | None, device: str) -> None:
 def solver_of(opened: OpenRun, views: int | None) -> tuple[SolverConfig, LearnedSections]:
     """Solver settings and learned sections of a run; UserError if it is not an ARC run."""
     if not isinstance(opened.experiment, ArcExperiment):
-        raise UserError("expected a run of kind arc; evaluate others with their own command")
+        raise UserError("expected a run of kind arc, got another one; see python -m jaxsrc.evaluate --help")
     config = opened.experiment.config.solver
     return config, opened.experiment.learned(opened.params, views or config.views)
 
@@ -143,10 +144,12 @@ def summarize(found: Sequence[Solved], name: str, report: Report, out: Path) -> 
 def parser() -> argparse.ArgumentParser:
     found = argparse.ArgumentParser(prog="python -m jaxsrc.evaluate", description=__doc__)
     found.add_argument("run", type=Path, metavar="RUN", help="run folder of `python -m jaxsrc.train`")
-    found.add_argument("--tasks", action="append", help="set, folder or challenges file (default: the configuration's)")
+    found.add_argument("--tasks", action="append", help="set, folder or file (default: the configuration's)")
     found.add_argument("--held-out", action="store_true", help="score the training tasks that were held out instead")
     found.add_argument("--checkpoint", choices=["latest", "best"], default="latest")
-    found.add_argument("--limit", type=int, default=0, help="only the first N tasks")
+    found.add_argument("--limit", type=int, default=0, help="only N tasks; arithmetic: N expressions of each depth (500)")
+    depths = list(depth_evaluate.DEPTHS)
+    found.add_argument("--depths", type=int, nargs="+", default=depths, metavar="D", help="arithmetic: depths to score")
     found.add_argument("--views", type=int, default=None, help="views that the learned sections are averaged over")
     found.add_argument("--workers", type=int, default=0, help="processes (default: one a core, one on a GPU)")
     found.add_argument("--device", choices=["auto", "cpu", "cuda", "metal"], default="auto")
@@ -157,8 +160,12 @@ def main(arguments: list[str]) -> int:
     args = parser().parse_args(arguments)
     runtime = runtimes.start(RuntimeConfig(device=args.device))
     opened = open_run(args.run, args.checkpoint)
-    solver_of(opened, args.views)
     experiment = opened.experiment
+    if isinstance(experiment, DepthExperiment):
+        count = args.limit or (0 if args.tasks else 500)
+        depth_evaluate.run(opened, args.run, args.depths, count, args.tasks or ())
+        return DONE
+    solver_of(opened, args.views)
     assert isinstance(experiment, ArcExperiment)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     workers = args.workers or (cores if runtime.platform == "cpu" else 1)

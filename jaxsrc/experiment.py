@@ -8,12 +8,13 @@ from typing import Annotated, assert_never
 from pydantic import Field
 
 from jaxsrc.arc_experiment import ArcConfig, ArcExperiment
+from jaxsrc.depth_experiment import DepthConfig, DepthExperiment
 from jaxsrc.loop import TrainConfig
 from jaxsrc.optim import OptimConfig
 from jaxsrc.protocol import Experiment
 from jaxsrc.runtime import RuntimeConfig
 
-ExperimentConfig = ArcConfig
+ExperimentConfig = Annotated[ArcConfig | DepthConfig, Field(discriminator="kind")]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,5 +34,7 @@ def build(config: RunConfig) -> Experiment:
     match config.experiment:
         case ArcConfig():
             return ArcExperiment(config.experiment)
+        case DepthConfig():
+            return DepthExperiment(config.experiment)
         case _:
             assert_never(config.experiment)

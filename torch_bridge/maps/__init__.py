@@ -1,0 +1,1 @@
+"""One table a model: which torch tensor is which parameter."""
