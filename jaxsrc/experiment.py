@@ -12,8 +12,10 @@ from jaxsrc.loop import TrainConfig
 from jaxsrc.optim import OptimConfig
 from jaxsrc.protocol import Experiment
 from jaxsrc.runtime import RuntimeConfig
+from jaxsrc.sweep import SweepExperiment
+from jaxsrc.text_experiment import TextConfig, TextExperiment
 
-ExperimentConfig = ArcConfig
+ExperimentConfig = Annotated[ArcConfig | TextConfig, Field(discriminator="kind")]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,5 +35,9 @@ def build(config: RunConfig) -> Experiment:
     match config.experiment:
         case ArcConfig():
             return ArcExperiment(config.experiment)
+        case TextConfig(sweep=None):
+            return TextExperiment(config.experiment)
+        case TextConfig():
+            return SweepExperiment(config.experiment, config.optim, config.seed)
         case _:
             assert_never(config.experiment)
