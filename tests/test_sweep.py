@@ -56,7 +56,7 @@ def losses(experiment, optim=OPTIM, seed=0):
     return found, state
 
 
-@pytest.mark.parametrize("over,rate,checked", [("vmap", 0.0, (3, 13, 23)), ("map", 0.1, (10, 19))])
+@pytest.mark.parametrize("over,rate,checked", [("vmap", 0.0, (3, 22)), ("map", 0.1, (13,))])
 def test_every_run_is_the_run_alone(data, over, rate, checked):
     base = dataclasses.replace(MODEL, dropout=rate)
     config = TextConfig(data=data, model=base, batch=2, steps=STEPS, sweep=dataclasses.replace(GRID, over=over))
@@ -138,7 +138,7 @@ def test_the_leaderboard_orders_settings_and_says_what_varies(data):
     assert found[1].over == "seeds" and found[1].bits == pytest.approx(2.75) and found[1].low < 2.75 < found[1].high
 
 
-def test_a_sweep_trains_resumes_and_is_evaluated(data, tmp_path):
+def test_a_sweep_trains_and_each_run_is_evaluated(data, tmp_path):
     overrides = [
         f"experiment.data={{source: {data.source}, windows: 4}}",
         "experiment.model={length: 16, width: 16, layers: 1, heads: 2}",
