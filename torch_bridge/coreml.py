@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
-import logging
-import warnings
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
 
 from jaxsrc.errors import UserError
 from torch_bridge.exportable import Exportable, tensors
+from torch_bridge.quiet import quiet
 
 Precision = Literal["float16", "float32"]
 Quantize = Literal["none", "int8", "int4", "palettize"]
@@ -49,19 +45,6 @@ class Options:
             asked = self.sequence if name == "seq" else self.batch
             if asked == "range" and not any(f.kind == kind for f in made.flexible):
                 raise UserError(f"--{name} range: expected a model with an open {kind}, got {made.name}; use fixed")
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """The converter without its progress bars, its notes on versions, and torch's on tracing."""
-    logger, before = logging.getLogger("coremltools"), logging.getLogger("coremltools").level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(before)
 
 
 def _check_versions() -> None:
@@ -111,7 +94,7 @@ def compress(model: Any, options: Options) -> Any:
     else:
         op = cto.OpLinearQuantizerConfig(mode="linear_symmetric", dtype="int8")
     named = [n for n in cto.get_weights_metadata(model, weight_threshold=0) if any(k in n for k in KEPT)]
-    config = cto.OptimizationConfig(global_config=op, op_name_configs=dict.fromkeys(named))
+    config = cto.OptimizationConfig(global_config=op, op_name_configs=cast(Any, dict.fromkeys(named)))
     run = cto.palettize_weights if options.quantize == "palettize" else cto.linear_quantize_weights
     return run(model, config)
 

@@ -73,7 +73,7 @@ class Exportable:
 
 def tensors(made: Exportable, inputs: Inputs, dtype: torch.dtype = torch.float32) -> list[torch.Tensor]:
     """Inputs in the twin's order; integers stay integers."""
-    found = [torch.from_numpy(np.ascontiguousarray(inputs[n])) for n in made.inputs]
+    found = [torch.from_numpy(np.array(inputs[n])) for n in made.inputs]
     return [t if not t.is_floating_point() else t.to(dtype) for t in found]
 
 

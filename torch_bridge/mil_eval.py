@@ -54,7 +54,7 @@ class Package:
         model = self.path / DATA / "model.mlmodel"
         if not model.is_file():
             raise UserError(f"expected an .mlpackage, got {path}, which has no {DATA}/model.mlmodel; export one first")
-        self.spec = Model_pb2.Model()
+        self.spec: Any = Model_pb2.Model()
         try:
             self.spec.ParseFromString(model.read_bytes())
         except Exception as error:  # protobuf's own class of errors

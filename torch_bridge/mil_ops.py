@@ -99,7 +99,7 @@ def pad(a: Args) -> np.ndarray:
     mode = a.get("mode", "constant")
     if mode == "constant":
         return np.pad(x, widths, constant_values=a.get("constant_val", 0))
-    return np.pad(x, widths, mode={"reflect": "reflect", "replicate": "edge"}[mode])
+    return np.pad(x, widths, mode="reflect" if mode == "reflect" else "edge")
 
 
 def conv(a: Args) -> np.ndarray:
@@ -119,7 +119,7 @@ def conv(a: Args) -> np.ndarray:
             total = max((-(-size // s) - 1) * s + e - size, 0)
             p += [total // 2, total - total // 2] if kind == "same" else [total - total // 2, total // 2]
     x = np.pad(x, [(0, 0), (0, 0), (p[0], p[1]), (p[2], p[3])])
-    windows = np.lib.stride_tricks.sliding_window_view(x, extent, (2, 3))
+    windows = np.lib.stride_tricks.sliding_window_view(x, tuple(extent), axis=(2, 3))  # pyright: ignore
     windows = windows[:, :, :: strides[0], :: strides[1], :: dilations[0], :: dilations[1]]
     parts = zip(np.split(windows, groups, 1), np.split(w, groups, 0), strict=True)
     out = np.concatenate([np.einsum("nchwij,ocij->nohw", part, kernel) for part, kernel in parts], 1)

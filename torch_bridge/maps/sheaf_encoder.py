@@ -12,4 +12,5 @@ def weight_map(config: SheafSolverConfig) -> WeightMap:
     names = ["embed", "pair_in", "pair_out", "code_out", "code_in", "gate", "key"]
     parts = ["maps", "inner", "outer", "code", "up", "down", *(["long"] if config.long_range else [])]
     names += [f"layers.{i}.{p}" for i in range(config.layers) for p in parts]
-    return WeightMap([row for n in names for row in linear(n, n)])
+    twin = lambda name: name.replace(".code", ".condition")
+    return WeightMap([row for n in names for row in linear(twin(n), n)])

@@ -76,7 +76,7 @@ class GatedUnit(nn.Module):
 
     def __init__(self, width: int, hidden: int, unit: AnyUnit, point: AlphaPoint, gate_norm: bool):
         super().__init__()
-        self.kind = unit
+        self.kind: AnyUnit = unit
         self.value, self.gate = nn.Linear(width, hidden), nn.Linear(width, hidden)
         self.norm = nn.LayerNorm(hidden, eps=1e-5) if gate_norm else None
         self.beta = nn.Parameter(torch.ones(())) if unit == "paSwishU" else None

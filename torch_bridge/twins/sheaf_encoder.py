@@ -55,7 +55,7 @@ class Layer(nn.Module):
         self.maps = nn.Linear(2 * d, 2 * config.stalk)
         self.inner, self.outer = nn.Linear(d, d), nn.Linear(d, d)
         self.long = nn.Linear(4 * d, d) if config.long_range else None
-        self.code = nn.Linear(d, 2 * d)
+        self.condition = nn.Linear(d, 2 * d)  # `code` is taken: a traced module keeps its source there
         self.up, self.down = nn.Linear(d, 2 * d), nn.Linear(2 * d, d)
 
     def edges(self, y: Tensor, mask: Tensor) -> list[Edges]:
@@ -89,7 +89,7 @@ class Layer(nn.Module):
         x = x - self.outer(gelu_tanh(diffused(self.edges(y, mask), section).reshape(y.shape)))
         if self.long is not None:
             x = x + gelu_tanh(self.long(self.means(y, mask, flat)))
-        z = scale_shift(self.code(code), rms_norm(x))
+        z = scale_shift(self.condition(code), rms_norm(x))
         return (x + self.down(gelu_tanh(self.up(z)))) * mask
 
 
