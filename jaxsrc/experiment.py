@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, assert_never
 
 from pydantic import Field
@@ -39,5 +39,16 @@ def build(config: RunConfig) -> Experiment:
             return TextExperiment(config.experiment)
         case TextConfig():
             return SweepExperiment(config.experiment, config.optim, config.seed)
+        case _:
+            assert_never(config.experiment)
+
+
+def with_batch(config: RunConfig, batch: int) -> RunConfig:
+    """The same run with another batch size, in every stage."""
+    match config.experiment:
+        case ArcConfig() as arc:
+            return replace(config, experiment=replace(arc, stages=tuple(replace(s, batch=batch) for s in arc.stages)))
+        case TextConfig() as text:
+            return replace(config, experiment=replace(text, batch=batch))
         case _:
             assert_never(config.experiment)

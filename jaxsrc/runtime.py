@@ -79,7 +79,8 @@ def platform_of(device: Any) -> str:
     return "metal" if name in METAL else "cuda" if name in ("gpu", "cuda") else name
 
 
-def _find(wanted: str) -> list[Any]:
+def find_devices(wanted: str) -> list[Any]:
+    """Devices of cuda, metal or cpu; none where the platform is not here."""
     names = {"cuda": ["cuda"], "metal": ["mps", "METAL", "metal", "mtl"], "cpu": ["cpu"]}[wanted]
     for name in names:
         try:
@@ -91,7 +92,7 @@ def _find(wanted: str) -> list[Any]:
 
 def _choose(config: RuntimeConfig) -> tuple[str, list[Any], str]:
     if config.device != "auto":
-        found = _find(config.device)
+        found = find_devices(config.device)
         if not found:
             raise UserError(
                 f"expected a {config.device} device, got none on this machine; install it with "
@@ -99,10 +100,10 @@ def _choose(config: RuntimeConfig) -> tuple[str, list[Any], str]:
             )
         return config.device, found, "as asked"
     for wanted in ("cuda", "metal"):
-        found = _find(wanted)
+        found = find_devices(wanted)
         if found:
             return wanted, found, f"auto: the first of cuda, metal, cpu that is here is {wanted}"
-    return "cpu", _find("cpu"), "auto: no CUDA or Metal device is here"
+    return "cpu", find_devices("cpu"), "auto: no CUDA or Metal device is here"
 
 
 def start(config: RuntimeConfig) -> Runtime:
