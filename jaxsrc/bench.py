@@ -8,14 +8,16 @@ from dataclasses import asdict
 from pathlib import Path
 
 from jaxsrc import bench_device, bench_kan
+from jaxsrc import config as configuration
 from jaxsrc import runtime as runtimes
 from jaxsrc.arc_experiment import ArcExperiment
 from jaxsrc.errors import DONE, UserError, command_line
+from jaxsrc.experiment import RunConfig
 from jaxsrc.plots.arms import seconds_plot
 from jaxsrc.plots.devices import throughput
 from jaxsrc.report import Report
 from jaxsrc.runs import open_run
-from jaxsrc.runtime import RuntimeConfig
+from jaxsrc.runtime import Precision, RuntimeConfig
 
 
 def kan(args: argparse.Namespace) -> int:
@@ -45,9 +47,9 @@ def kan(args: argparse.Namespace) -> int:
 
 def device(args: argparse.Namespace) -> int:
     """Step time and throughput of a configuration over devices, precisions and batch sizes."""
-    points = bench_device.sweep(
-        args.config, args.override, args.device or [], args.precision or ["float32"], args.batch, args.seconds, args.steps
-    )
+    config = configuration.load(RunConfig, args.config, args.override)
+    precisions: list[Precision] = args.precision or ["float32"]
+    points = bench_device.sweep(config, args.device or [], precisions, args.batch, args.seconds, args.steps)
     report = Report(args.out)
     report.table(f"{args.config}: one training step", bench_device.COLUMNS, bench_device.rows(points))
     for name, point in bench_device.best(points).items():

@@ -11,7 +11,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxsrc import config as configuration
 from jaxsrc import runtime as runtimes
 from jaxsrc.errors import UserError
 from jaxsrc.experiment import RunConfig, build, with_batch
@@ -108,13 +107,12 @@ def best(points: Sequence[Point]) -> dict[str, Point]:
 
 
 def sweep(
-    path: str, overrides: list[str], devices: list[str], precisions: list[Precision], batches: list[int], seconds: float, steps: int
+    config: RunConfig, devices: list[str], precisions: list[Precision], batches: list[int], seconds: float, steps: int
 ) -> list[Point]:
     """All points, device by device.
 
     Errors: UserError for a device that is not here, or a batch below 1.
     """
-    config = configuration.load(RunConfig, path, overrides)
     here = present()
     missing = [d for d in devices if d not in here]
     if missing:
@@ -122,5 +120,6 @@ def sweep(
     if min(batches) < 1:
         raise UserError(f"--batch: expected at least 1, got {min(batches)}")
     jnp.zeros(())  # the backend starts before anything is timed
-    points = [(d, p, b) for d in devices or here for p in precisions for b in batches]
-    return [measure(config, d, p, b, seconds=seconds, steps=steps) for d, p, b in points]
+    return [
+        measure(config, d, p, b, seconds=seconds, steps=steps) for d in devices or here for p in precisions for b in batches
+    ]

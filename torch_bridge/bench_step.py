@@ -40,7 +40,8 @@ def fused_attention(self: Attention, x: torch.Tensor, mask: torch.Tensor, tap: T
 def torch_step(model: torch.nn.Module, tokens: torch.Tensor, config: RunConfig) -> Callable[[], float]:
     """One step: forward, loss, backward, clipping, fused AdamW; the loss is read at the end."""
     o = config.optim
-    optimizer = torch.optim.AdamW(model.parameters(), lr=o.learning_rate, betas=(o.b1, o.b2), weight_decay=o.weight_decay, fused=True)
+    settings = {"lr": o.learning_rate, "betas": (o.b1, o.b2), "weight_decay": o.weight_decay}
+    optimizer = torch.optim.AdamW(model.parameters(), **settings, fused=True)  # type: ignore[arg-type]
 
     def step() -> float:
         optimizer.zero_grad(set_to_none=True)
@@ -115,7 +116,8 @@ def main(arguments: list[str]) -> int:
         low, high = np.percentile(seconds, [25, 75])
         median = float(np.median(seconds))
         losses = ", ".join(f"{x:.5f}" for x in first[name])
-        print(f"{name:14} {1e3 * median:9.1f} ms ({1e3 * low:.1f} - {1e3 * high:.1f}), {median / ours:.2f} of ours; losses {losses}")
+        spread = f"({1e3 * low:.1f} - {1e3 * high:.1f})"
+        print(f"{name:14} {1e3 * median:9.1f} ms {spread}, {median / ours:.2f} of ours; losses {losses}")
     rival = min(float(np.median(s)) for n, s in found.items() if n != "sheaf")
     print(f"ratio: the better of PyTorch takes {rival / ours:.3f} of our time")
     if args.out is not None:
