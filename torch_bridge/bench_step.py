@@ -103,7 +103,8 @@ def main(arguments: list[str]) -> int:
     arms: dict[str, Callable[[], float]] = {"sheaf": jax_step(config, experiment, tokens)}
     Attention.forward = fused_attention  # type: ignore[method-assign]
     where = "cuda" if torch.cuda.is_available() and config.runtime.device in ("auto", "cuda") else "cpu"
-    params = jax.jit(experiment.init)(jax.random.key(config.seed))[0]
+    key = jax.random.fold_in(jax.random.key(config.seed), 0)  # as the engine starts
+    params = jax.jit(experiment.init)(key)[0]
     for name in ["torch eager", *([] if args.no_compile else ["torch.compile"])]:
         twin = of_text(experiment, params, 1.0).twin.train().to(where)
         made = torch.compile(twin) if name == "torch.compile" else twin

@@ -18,6 +18,7 @@ from jaxsrc.modules.dropout import dropout, split
 from jaxsrc.modules.feedforward import FeedForward
 from jaxsrc.modules.gated_feedforward import AnyUnit, GatedFeedForward, kinds_of, matched_hidden
 from jaxsrc.modules.gated_units import AlphaConfig, Gating, GatingKinds, gating
+from jaxsrc.modules.linear import Linear
 from jaxsrc.modules.taps import NONE, Taps
 
 STD = 0.02  # of the initial weights, as in GPT-2
@@ -81,7 +82,7 @@ class GatedLM(nnx.Module):
     def _block(self, rngs: nnx.Rngs, out: float) -> Block:
         c = self.config
         attention = Attention(c.width, c.heads, rngs, bias=True, std=STD, dropout=c.dropout)
-        attention.o = nnx.Linear(c.width, c.width, rngs=rngs, kernel_init=nnx.initializers.normal(out))
+        attention.o = Linear(c.width, c.width, rngs=rngs, kernel_init=nnx.initializers.normal(out))
         if c.unit == "mlp":
             feed: nnx.Module = FeedForward(c.width, c.features, rngs, std=STD, dropout=c.dropout)
         else:
@@ -134,8 +135,9 @@ class GatedLM(nnx.Module):
             x, kept = block(x, mask=mask, cache=kept, key=k, gating=chosen, taps=taps, name=f"block{i}")
             after.append(kept)
         x = taps("norm", self.norm(x))
-        # dot_general keeps the embedding in its own type; the sums are float32 in half precision as well
-        logits = jnp.einsum("bnd,vd->bnv", x, self.tokens.embedding[...].astype(x.dtype), preferred_element_type=jnp.float32)
+        # sums are float32 in half precision as well
+        table = self.tokens.embedding[...].astype(x.dtype).T
+        logits = jnp.matmul(x.reshape(-1, x.shape[-1]), table, preferred_element_type=jnp.float32).reshape(*x.shape[:2], -1)
         return taps("logits", logits), None if cache is None else after
 
     def empty(self, batch: int, dtype: jnp.dtype | None = None) -> list[Cache]:

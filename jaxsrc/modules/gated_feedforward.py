@@ -10,6 +10,7 @@ from jaxtyping import Array, Float
 from jaxsrc.modules.dropout import dropout, split
 from jaxsrc.modules.gated_recurrence import PointwiseGRU
 from jaxsrc.modules.gated_units import AlphaConfig, GatedUnit, Gating, GatingKinds, Unit, gating
+from jaxsrc.modules.linear import Linear
 from jaxsrc.modules.taps import NONE, Taps
 
 AnyUnit = Literal["paGLU", "paGTU", "paSwishU", "paReGLU", "paGELU", "paMishU", "paSiLU", "paGRU"]
@@ -57,7 +58,7 @@ class GatedFeedForward(nnx.Module):
         self.unit = made(width, hidden, rngs, kinds=self.kinds, bias=bias, std=std)
         std = std if out_std is None else out_std
         init = nnx.initializers.lecun_normal() if std is None else nnx.initializers.normal(std)
-        self.down = nnx.Linear(hidden, width, use_bias=bias, rngs=rngs, kernel_init=init)
+        self.down = Linear(hidden, width, use_bias=bias, rngs=rngs, kernel_init=init)
 
     def gating(self, progress: Array | float = 1.0) -> Gating:
         """The data of the unit and alpha named at construction."""

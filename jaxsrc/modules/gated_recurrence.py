@@ -15,6 +15,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from jaxsrc.modules.gated_units import Gating, GatingKinds, alpha_of
+from jaxsrc.modules.linear import Linear
 from jaxsrc.modules.taps import NONE, Taps
 
 
@@ -32,9 +33,9 @@ class GatedRecurrence(nnx.Module):
     def __init__(self, width: int, hidden: int, rngs: nnx.Rngs, *, kinds: GatingKinds):
         self.kinds, self.hidden = kinds, hidden
         small = nnx.initializers.orthogonal(0.5)  # half, so that alpha = 0, a linear recurrence, does not grow
-        self.x = nnx.Linear(width, 3 * hidden, rngs=rngs)
-        self.gates = nnx.Linear(hidden, 2 * hidden, use_bias=False, rngs=rngs, kernel_init=small)
-        self.state = nnx.Linear(hidden, hidden, use_bias=False, rngs=rngs, kernel_init=small)
+        self.x = Linear(width, 3 * hidden, rngs=rngs)
+        self.gates = Linear(hidden, 2 * hidden, use_bias=False, rngs=rngs, kernel_init=small)
+        self.state = Linear(hidden, hidden, use_bias=False, rngs=rngs, kernel_init=small)
         self.shift = nnx.Param(jnp.zeros(())) if "learnable" in kinds.modes else None
 
     def step(self, x: Float[Array, "b k"], h: Float[Array, "b h"], alpha: Float[Array, "..."]) -> Float[Array, "b h"]:
@@ -68,7 +69,7 @@ class PointwiseGRU(nnx.Module):
         self, width: int, hidden: int, rngs: nnx.Rngs, *, kinds: GatingKinds, bias: bool = True, std: float | None = None
     ):
         init = nnx.initializers.lecun_normal() if std is None else nnx.initializers.normal(std)
-        linear = lambda: nnx.Linear(width, hidden, use_bias=bias, rngs=rngs, kernel_init=init)
+        linear = lambda: Linear(width, hidden, use_bias=bias, rngs=rngs, kernel_init=init)
         self.kinds = kinds
         self.value, self.reset, self.update, self.candidate = linear(), linear(), linear(), linear()
         self.recurrent = nnx.Param(jnp.full((3, hidden), 0.5))

@@ -20,6 +20,7 @@ from jaxtyping import Array, Float
 from pydantic import Field
 
 from jaxsrc.errors import UserError
+from jaxsrc.modules.linear import Linear
 from jaxsrc.modules.norm import wide
 from jaxsrc.modules.taps import NONE, Taps
 
@@ -165,7 +166,7 @@ class GatedUnit(nnx.Module):
         self, width: int, hidden: int, rngs: nnx.Rngs, *, kinds: GatingKinds, bias: bool = True, std: float | None = None
     ):
         init = nnx.initializers.lecun_normal() if std is None else nnx.initializers.normal(std)
-        linear = lambda: nnx.Linear(width, hidden, use_bias=bias, rngs=rngs, kernel_init=init)
+        linear = lambda: Linear(width, hidden, use_bias=bias, rngs=rngs, kernel_init=init)
         self.kinds = kinds
         self.value, self.gate = linear(), linear()
         self.norm = GateNorm(hidden, rngs) if kinds.gate_norm else None
