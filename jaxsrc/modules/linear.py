@@ -1,4 +1,4 @@
-"""A linear layer over flattened rows: one product of two matrices, a third faster on a CPU than the batched one XLA would make."""
+"""A linear layer over flattened rows: one product of two matrices, a third faster on a CPU than XLA's batched one."""
 
 from __future__ import annotations
 
