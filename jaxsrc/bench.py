@@ -1,4 +1,4 @@
-"""`python -m jaxsrc.bench device|kan`: step times over devices and batches; measurements that pair an arm with its rival."""
+"""`python -m jaxsrc.bench device|sweep|kan`: step times over devices and batches; an arm beside its rival in one process."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
-from jaxsrc import bench_device, bench_kan
+from jaxsrc import bench_device, bench_kan, bench_sweep
 from jaxsrc import config as configuration
 from jaxsrc import runtime as runtimes
 from jaxsrc.arc_experiment import ArcExperiment
@@ -62,6 +62,16 @@ def device(args: argparse.Namespace) -> int:
     return DONE
 
 
+def sweep(args: argparse.Namespace) -> int:
+    """A sweep's step, side by side and in turn, against its runs one after another."""
+    config = configuration.load(RunConfig, args.config, args.override)
+    report = Report(args.out)
+    rows = bench_sweep.rows(bench_sweep.measure(config, args.rounds))
+    report.table(f"{args.config}: a step of every run", bench_sweep.COLUMNS, rows)
+    report.close("benchmarked")
+    return DONE
+
+
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m jaxsrc.bench", description=__doc__)
     actions = parser.add_subparsers(required=True, metavar="BENCH")
@@ -83,6 +93,12 @@ def main(arguments: list[str]) -> int:
     two.add_argument("--seconds", type=float, default=20.0, help="time of a point after which it stops at 5 steps")
     two.add_argument("--out", type=Path, default=Path("runs/bench_device"))
     two.set_defaults(action=device)
+    three = actions.add_parser("sweep", help=sweep.__doc__)
+    three.add_argument("config", nargs="?", default="configs/text_sweep.yaml", metavar="CONFIG")
+    three.add_argument("override", nargs="*", metavar="key=value")
+    three.add_argument("--rounds", type=int, default=10, help="timed steps of each arm (default 10)")
+    three.add_argument("--out", type=Path, default=Path("runs/bench_sweep"))
+    three.set_defaults(action=sweep)
     args = parser.parse_args(arguments)
     return args.action(args)
 
