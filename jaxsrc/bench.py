@@ -1,4 +1,4 @@
-"""`python -m jaxsrc.bench kan RUN`: measurements that pair an arm with its rival in one process."""
+"""`python -m jaxsrc.bench device|sweep|kan`: step times over devices and batches; an arm beside its rival in one process."""
 
 from __future__ import annotations
 
@@ -7,14 +7,17 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
-from jaxsrc import bench_kan
+from jaxsrc import bench_device, bench_kan, bench_sweep
+from jaxsrc import config as configuration
 from jaxsrc import runtime as runtimes
 from jaxsrc.arc_experiment import ArcExperiment
 from jaxsrc.errors import DONE, UserError, command_line
+from jaxsrc.experiment import RunConfig
 from jaxsrc.plots.arms import seconds_plot
+from jaxsrc.plots.devices import throughput
 from jaxsrc.report import Report
 from jaxsrc.runs import open_run
-from jaxsrc.runtime import RuntimeConfig
+from jaxsrc.runtime import Precision, RuntimeConfig
 
 
 def kan(args: argparse.Namespace) -> int:
@@ -42,6 +45,33 @@ def kan(args: argparse.Namespace) -> int:
     return DONE
 
 
+def device(args: argparse.Namespace) -> int:
+    """Step time and throughput of a configuration over devices, precisions and batch sizes."""
+    config = configuration.load(RunConfig, args.config, args.override)
+    precisions: list[Precision] = args.precision or ["float32"]
+    points = bench_device.sweep(config, args.device or [], precisions, args.batch, args.seconds, args.steps)
+    report = Report(args.out)
+    report.table(f"{args.config}: one training step", bench_device.COLUMNS, bench_device.rows(points))
+    for name, point in bench_device.best(points).items():
+        report.note(f"{name}: most samples a second at batch {point.batch}, {point.precision}: {point.rate:.4g}")
+    missing = [d for d in ("cpu", "cuda", "metal") if d not in bench_device.present()]
+    report.note(f"not measured, since not on this machine: {', '.join(missing) or 'nothing'}")
+    (args.out / "bench_device.json").write_text(json.dumps([asdict(p) for p in points], indent=1))
+    report.picture("samples a second", throughput(points, args.out / "pictures" / "bench_device.png"))
+    report.close("benchmarked")
+    return DONE
+
+
+def sweep(args: argparse.Namespace) -> int:
+    """A sweep's step, side by side and in turn, against its runs one after another."""
+    config = configuration.load(RunConfig, args.config, args.override)
+    report = Report(args.out)
+    rows = bench_sweep.rows(bench_sweep.measure(config, args.rounds))
+    report.table(f"{args.config}: a step of every run", bench_sweep.COLUMNS, rows)
+    report.close("benchmarked")
+    return DONE
+
+
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m jaxsrc.bench", description=__doc__)
     actions = parser.add_subparsers(required=True, metavar="BENCH")
@@ -53,6 +83,22 @@ def main(arguments: list[str]) -> int:
     one.add_argument("--limit", type=int, default=60, help="most tasks on each side of the split")
     one.add_argument("--device", choices=["auto", "cpu", "cuda", "metal"], default="auto")
     one.set_defaults(action=kan)
+    two = actions.add_parser("device", help=device.__doc__)
+    two.add_argument("config", nargs="?", default="configs/text_laptop.yaml", metavar="CONFIG")
+    two.add_argument("override", nargs="*", metavar="key=value")
+    two.add_argument("--device", action="append", choices=["cpu", "cuda", "metal"], help="(default: every one present)")
+    two.add_argument("--precision", action="append", choices=["float32", "bfloat16", "float16"], help="(default float32)")
+    two.add_argument("--batch", type=int, nargs="+", default=[1, 4, 16, 64])
+    two.add_argument("--steps", type=int, default=30, help="timed steps of a point, at most (default 30)")
+    two.add_argument("--seconds", type=float, default=20.0, help="time of a point after which it stops at 5 steps")
+    two.add_argument("--out", type=Path, default=Path("runs/bench_device"))
+    two.set_defaults(action=device)
+    three = actions.add_parser("sweep", help=sweep.__doc__)
+    three.add_argument("config", nargs="?", default="configs/text_sweep.yaml", metavar="CONFIG")
+    three.add_argument("override", nargs="*", metavar="key=value")
+    three.add_argument("--rounds", type=int, default=10, help="timed steps of each arm (default 10)")
+    three.add_argument("--out", type=Path, default=Path("runs/bench_sweep"))
+    three.set_defaults(action=sweep)
     args = parser.parse_args(arguments)
     return args.action(args)
 

@@ -1,4 +1,4 @@
-"""`python -m jaxsrc.evaluate RUN`: score a trained run: ARC tasks beside their baselines, nested arithmetic by depth."""
+"""`python -m jaxsrc.evaluate RUN`: score a run: ARC tasks beside their baselines, nested arithmetic by depth, or a text."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxsrc import depth_evaluate, scoring, submission
+from jaxsrc import depth_evaluate, leaderboard, scoring, submission
 from jaxsrc import runtime as runtimes
 from jaxsrc.arc_experiment import ArcExperiment
 from jaxsrc.baselines import BASELINES
@@ -22,6 +22,7 @@ from jaxsrc.data.arc import Task, refuse_leaks
 from jaxsrc.data.arc_files import load
 from jaxsrc.depth_experiment import DepthExperiment
 from jaxsrc.errors import DONE, UserError, command_line
+from jaxsrc.evaluate_text import evaluate_text
 from jaxsrc.plots import arc_pages
 from jaxsrc.report import Report
 from jaxsrc.runs import OpenRun, open_run
@@ -29,6 +30,8 @@ from jaxsrc.runtime import RuntimeConfig
 from jaxsrc.solver.candidate import Family
 from jaxsrc.solver.learned import LearnedSections
 from jaxsrc.solver.solve import SolverConfig, solve
+from jaxsrc.sweep import SweepExperiment
+from jaxsrc.text_experiment import TextExperiment
 
 ARMS: dict[str, tuple[Family, ...]] = {
     "hand-made kernel, no learning": ("hand-made",),
@@ -147,19 +150,37 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument("--tasks", action="append", help="set, folder or file (default: the configuration's)")
     found.add_argument("--held-out", action="store_true", help="score the training tasks that were held out instead")
     found.add_argument("--checkpoint", choices=["latest", "best"], default="latest")
-    found.add_argument("--limit", type=int, default=0, help="only N tasks; arithmetic: N expressions of each depth (500)")
+    found.add_argument("--limit", type=int, default=0, help="only N tasks or windows; arithmetic: N of each depth (500)")
     depths = list(depth_evaluate.DEPTHS)
     found.add_argument("--depths", type=int, nargs="+", default=depths, metavar="D", help="arithmetic: depths to score")
+    found.add_argument("--member", type=int, default=None, metavar="N", help="one run of a sweep (default: all of them)")
     found.add_argument("--views", type=int, default=None, help="views that the learned sections are averaged over")
     found.add_argument("--workers", type=int, default=0, help="processes (default: one a core, one on a GPU)")
     found.add_argument("--device", choices=["auto", "cpu", "cuda", "metal"], default="auto")
     return found
 
 
+def _text(args: argparse.Namespace, opened: OpenRun) -> int:
+    """A language model on its validation text; every run of a sweep, best first."""
+    report = Report(args.run)
+    for note in opened.notes:
+        report.note(note)
+    if isinstance(opened.experiment, SweepExperiment):
+        opened.experiment.take(opened.carry)
+        leaderboard.write(opened.experiment, opened.params, report)
+    else:
+        label = "" if args.member is None else f", run {args.member} of the sweep"
+        evaluate_text(opened, report, limit=args.limit, label=label)
+    report.close("evaluated")
+    return DONE
+
+
 def main(arguments: list[str]) -> int:
     args = parser().parse_args(arguments)
     runtime = runtimes.start(RuntimeConfig(device=args.device))
-    opened = open_run(args.run, args.checkpoint)
+    opened = open_run(args.run, args.checkpoint, args.member)
+    if isinstance(opened.experiment, TextExperiment | SweepExperiment):
+        return _text(args, opened)
     experiment = opened.experiment
     if isinstance(experiment, DepthExperiment):
         count = args.limit or (0 if args.tasks else 500)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, assert_never
 
 from pydantic import Field
@@ -13,8 +13,10 @@ from jaxsrc.loop import TrainConfig
 from jaxsrc.optim import OptimConfig
 from jaxsrc.protocol import Experiment
 from jaxsrc.runtime import RuntimeConfig
+from jaxsrc.sweep import SweepExperiment
+from jaxsrc.text_experiment import TextConfig, TextExperiment
 
-ExperimentConfig = Annotated[ArcConfig | DepthConfig, Field(discriminator="kind")]
+ExperimentConfig = Annotated[ArcConfig | DepthConfig | TextConfig, Field(discriminator="kind")]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,5 +38,22 @@ def build(config: RunConfig) -> Experiment:
             return ArcExperiment(config.experiment)
         case DepthConfig():
             return DepthExperiment(config.experiment)
+        case TextConfig(sweep=None):
+            return TextExperiment(config.experiment)
+        case TextConfig():
+            return SweepExperiment(config.experiment, config.optim, config.seed)
+        case _:
+            assert_never(config.experiment)
+
+
+def with_batch(config: RunConfig, batch: int) -> RunConfig:
+    """The same run with another batch size, in every stage."""
+    match config.experiment:
+        case ArcConfig() as arc:
+            return replace(config, experiment=replace(arc, stages=tuple(replace(s, batch=batch) for s in arc.stages)))
+        case DepthConfig() as depth:
+            return replace(config, experiment=replace(depth, batch=batch))
+        case TextConfig() as text:
+            return replace(config, experiment=replace(text, batch=batch))
         case _:
             assert_never(config.experiment)

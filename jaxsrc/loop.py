@@ -21,7 +21,7 @@ from jaxsrc.checkpoint import Checkpoints, Meta
 from jaxsrc.errors import RunError, UserError
 from jaxsrc.memory import memory_warning
 from jaxsrc.prefetch import prefetched, stay
-from jaxsrc.protocol import Experiment, PyTree, Stage
+from jaxsrc.protocol import Carried, Experiment, PyTree, Stage
 from jaxsrc.report import Report
 from jaxsrc.runtime import Runtime
 from jaxsrc.state import MINIMUM_SCALE, TrainState
@@ -222,7 +222,7 @@ class Fit:
                 kept[0] += value
                 kept[1] += weight
             if at % self.config.log_every == 0 or at == self.total:
-                self.metrics = {k: s / w if w else 0.0 for k, (s, w) in self.window.items()}
+                self.metrics = {k: s / w for k, (s, w) in self.window.items() if w}  # no weight, nothing measured
                 self.window = {}
                 rate = (at - self.first) / max(self.seconds - self.earlier - self.paused, 1e-9)
                 left = min((self.total - at) / rate, self.budget + self.earlier - self.seconds)
@@ -243,6 +243,8 @@ class Fit:
 
     def _validate(self, state: TrainState, step: int, when: Literal["before", "", "after"]) -> None:
         """Measure at a stage's start, within it or at its end; keep the best state of a stage that trains."""
+        if isinstance(self.experiment, Carried):
+            self.experiment.take(state.carry)
         with self._pause():
             metrics = self.experiment.validate(state.best_params, self.index)
         if not metrics:

@@ -59,3 +59,12 @@ class Experiment(Protocol):
     def finish(self, params: PyTree, report: Report) -> None:
         """Tables and pictures once training is over."""
         ...
+
+
+@runtime_checkable
+class Carried(Protocol):
+    """An experiment whose measurements need the carry as well as the parameters."""
+
+    def take(self, carry: PyTree) -> None:
+        """The carry as it stands, before each `validate` and `finish`."""
+        ...

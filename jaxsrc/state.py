@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 import optax
+from jaxtyping import Array
 
 from jaxsrc.protocol import Experiment, Leaf, PyTree
 
@@ -49,7 +50,7 @@ class TrainState:
 
 
 def init_state(
-    experiment: Experiment, optimizer: optax.GradientTransformation, seed: int, *, ema: bool, scaled: bool
+    experiment: Experiment, optimizer: optax.GradientTransformation, seed: int | Array, *, ema: bool, scaled: bool
 ) -> TrainState:
     """A fresh state, traceable: jit it with the shardings wanted, or `jax.eval_shape` it for shapes alone."""
     key = jax.random.key(seed)

@@ -37,7 +37,7 @@ class CompiledOnce:
         arguments: tuple[str, ...],
         *,
         donate: tuple[int, ...] = (),
-        out: jax.sharding.Sharding | None = None,
+        out: Any = None,
     ):
         self.name = name
         self.arguments = arguments

@@ -21,6 +21,7 @@ from jaxsrc.dry_run import dry_run
 from jaxsrc.errors import DONE, INTERRUPTED, RunError, UserError, command_line
 from jaxsrc.loop import Fit, total_steps
 from jaxsrc.plan import Plan, abstract_state, fresh_state, make_step
+from jaxsrc.protocol import Carried
 from jaxsrc.report import Report
 from jaxsrc.runtime import Runtime
 from jaxsrc.state import TrainState, bytes_of, count
@@ -162,6 +163,8 @@ def _train(
         return INTERRUPTED, state
     if status == "out of time":
         report.note(f"out of time and saved; {resume}")
+    if isinstance(plan.experiment, Carried):
+        plan.experiment.take(state.carry)
     plan.experiment.finish(state.best_params, report)
     report.close(status)
     return DONE, state

@@ -5,10 +5,13 @@ import jax.numpy as jnp
 import pytest
 
 from jaxsrc.arc_experiment import ArcConfig, ArcExperiment
+from jaxsrc.models.gated_lm import GatedLMConfig
 from jaxsrc.models.sheaf_solver import SheafSolverConfig
 from jaxsrc.modules import kan_extension, long_range, metric_extension, sheaf
+from jaxsrc.modules.gated_units import MODES, UNITS, AlphaConfig, GatingKinds, gating
 from jaxsrc.modules.harmonic import harmonic_extension
 from jaxsrc.modules.norm import rms_norm
+from jaxsrc.text_experiment import TextConfig, TextExperiment
 from tests.lowering import lowers_for
 
 PLATFORMS = ("cuda", "mps")
@@ -56,6 +59,19 @@ def test_a_core_and_its_gradient_lower_for_the_platform(name, platform):
     assert lowers_for(function, *args, platform=platform).problems == []
     gradient = jax.grad(lambda first, *rest: function(first, *rest))
     assert lowers_for(gradient, *args, platform=platform).problems == []
+
+
+@pytest.mark.parametrize("platform", PLATFORMS)
+def test_the_language_models_loss_and_gradient_lower_with_every_unit_and_alpha(platform):
+    kinds = GatingKinds(UNITS, MODES, gate_norm=True)
+    config = GatedLMConfig(length=8, width=16, layers=1, heads=2, dropout=0.1)
+    made = TextExperiment(TextConfig(model=config, batch=2), kinds, gating(kinds, "paMishU", AlphaConfig(kind="learnable")))
+    params, carry = jax.eval_shape(made.init, jax.random.key(0))
+    params, carry, batch = (
+        jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), t) for t in (params, carry, made.abstract_batch(0))
+    )
+    step = lambda p, b: jax.value_and_grad(lambda q: made.loss(q, carry, b, jax.random.key(0), train=True)[0])(p)
+    assert lowers_for(step, params, batch, platform=platform).problems == []
 
 
 @pytest.mark.parametrize("platform", PLATFORMS)

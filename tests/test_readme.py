@@ -31,10 +31,11 @@ def test_the_layout_names_real_files():
 @pytest.mark.parametrize("command", COMMANDS)
 def test_options_that_the_readme_names_are_known(command, capsys):
     modules = {m.__name__.removeprefix("jaxsrc."): m for m in (train, evaluate, bench, analyze, depth_compare, submission)}
-    name = shlex.split(command.replace("[", "").replace("]", ""))[2].removeprefix("jaxsrc.")
+    words = shlex.split(command.replace("[", "").replace("]", ""))
+    name = words[2].removeprefix("jaxsrc.")
     line = next(row for row in README.splitlines() if command in row)
     with pytest.raises(SystemExit):
-        modules[name].main(["--help"])
+        modules[name].main([*(words[3:4] if name == "bench" else []), "--help"])
     helped = capsys.readouterr().out
     for option in re.findall(r"--[\w-]+", line):
         assert option in helped, f"{option} of {name}"

@@ -19,7 +19,7 @@ def pretend(monkeypatch):
         def find(wanted: str) -> list:
             return jax.devices("cpu") if wanted in names else []
 
-        monkeypatch.setattr(runtime, "_find", find)
+        monkeypatch.setattr(runtime, "find_devices", find)
         monkeypatch.setattr(jax.config, "update", lambda *_: None)
 
     return machine

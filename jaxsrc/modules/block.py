@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 from flax import nnx
 from jaxtyping import Array, Bool, Float
@@ -49,10 +49,11 @@ class Block(nnx.Module):
         theta: Array | None = None,
         cache: Cache | None = None,
         key: Array | None = None,
+        gating: Any = None,
         taps: Taps = NONE,
         name: str = "block",
     ) -> tuple[Float[Array, "b n d"], Cache | None]:
-        """Output and the cache after this call, see `Attention`."""
+        """Output and the cache after this call, see `Attention`; gating: handed to a feed-forward network that takes it."""
         inside, after, within = split(key, 3)
         first: Norm = self.norm_attention  # type: ignore[assignment]
         second: Norm = self.norm_feedforward  # type: ignore[assignment]
@@ -64,5 +65,6 @@ class Block(nnx.Module):
         x = x + dropout(y, self.rate, after)
         x = taps(f"{name}.middle", x if self.order == "pre" else first(x))
         y = second(x) if self.order == "pre" else x
-        x = x + self.feedforward(y, key=within, taps=taps, name=f"{name}.feedforward")  # type: ignore[operator]
+        more = {} if gating is None else {"gating": gating}
+        x = x + self.feedforward(y, key=within, taps=taps, name=f"{name}.feedforward", **more)  # type: ignore[operator]
         return taps(f"{name}.output", x if self.order == "pre" else second(x)), cache

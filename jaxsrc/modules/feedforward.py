@@ -11,6 +11,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from jaxsrc.modules.dropout import dropout, split
+from jaxsrc.modules.linear import Linear
 from jaxsrc.modules.taps import NONE, Taps
 
 Activation = Literal["gelu", "gelu_tanh", "relu", "silu"]
@@ -39,8 +40,8 @@ class FeedForward(nnx.Module):
         init = nnx.initializers.lecun_normal() if std is None else nnx.initializers.normal(std)
         self.activation: Activation = activation
         self.rate = dropout
-        self.up = nnx.Linear(width, hidden, use_bias=bias, rngs=rngs, kernel_init=init)
-        self.down = nnx.Linear(hidden, width, use_bias=bias, rngs=rngs, kernel_init=init)
+        self.up = Linear(width, hidden, use_bias=bias, rngs=rngs, kernel_init=init)
+        self.down = Linear(hidden, width, use_bias=bias, rngs=rngs, kernel_init=init)
 
     def __call__(
         self, x: Float[Array, "b n d"], *, key: Array | None = None, taps: Taps = NONE, name: str = "feedforward"

@@ -1,0 +1,40 @@
+"""Weights of the gated language model."""
+
+from __future__ import annotations
+
+from jaxsrc.models.gated_lm import GatedLMConfig
+from torch_bridge.weights import Row, WeightMap, linear
+
+
+def norm(torch_name: str, path: str) -> list[Row]:
+    """Rows of a LayerNorm."""
+    return [Row(f"{torch_name}.weight", f"{path}.scale"), Row(f"{torch_name}.bias", f"{path}.bias")]
+
+
+def feedforward(config: GatedLMConfig, name: str) -> list[Row]:
+    """Rows of one block's feed-forward network, which have one name on both sides."""
+    if config.unit == "mlp":
+        return [*linear(f"{name}.up", f"{name}.up"), *linear(f"{name}.down", f"{name}.down")]
+    unit = f"{name}.unit"
+    maps = ("value", "reset", "update", "candidate") if config.unit == "paGRU" else ("value", "gate")
+    rows = [row for m in maps for row in linear(f"{unit}.{m}", f"{unit}.{m}")] + linear(f"{name}.down", f"{name}.down")
+    if config.unit == "paGRU":
+        rows.append(Row(f"{unit}.recurrent", f"{unit}.recurrent"))
+    elif config.gate_norm:
+        rows += norm(f"{unit}.norm", f"{unit}.norm.norm")
+    if config.unit == "paSwishU":
+        rows.append(Row(f"{unit}.beta", f"{unit}.beta"))
+    if config.alpha.kind == "learnable":
+        rows.append(Row(f"{unit}.alpha.shift", f"{unit}.shift"))
+    return rows
+
+
+def weight_map(config: GatedLMConfig) -> WeightMap:
+    rows = [Row("tokens.weight", "tokens.embedding"), Row("positions.weight", "positions.embedding"), *norm("norm", "norm")]
+    for i in range(config.layers):
+        block = f"blocks.{i}"
+        rows += [row for p in "qkvo" for row in linear(f"{block}.attention.{p}", f"{block}.attention.{p}")]
+        rows += feedforward(config, f"{block}.feedforward")
+        rows += norm(f"{block}.norm_attention", f"{block}.norm_attention")
+        rows += norm(f"{block}.norm_feedforward", f"{block}.norm_feedforward")
+    return WeightMap(rows)
