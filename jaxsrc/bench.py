@@ -34,6 +34,9 @@ def kan(args: argparse.Namespace) -> int:
     report.table(
         f"extension against gradients, scale {args.scale}, {test} test tasks", bench_kan.COLUMNS, bench_kan.rows(points)
     )
+    report.note(
+        f"the encoder that extension, readout and fine-tune share was trained on smaller grids in {opened.meta.seconds:.0f} s"
+    )
     compiled = ", ".join(f"{k} {v:.1f} s" for k, v in arms.compile_seconds.items())
     report.note(f"{runtime.describe()}; compilation, not counted above: {compiled}")
     file = args.run / "bench_kan.json"
