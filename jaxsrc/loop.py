@@ -222,7 +222,8 @@ class Fit:
                 kept[0] += value
                 kept[1] += weight
             if at % self.config.log_every == 0 or at == self.total:
-                self.metrics = {k: s / w for k, (s, w) in self.window.items() if w}  # no weight, nothing measured
+                # 0 where every step was skipped; nothing where there is nothing more to measure: a sweep's frozen run
+                self.metrics = {k: s / w if w else 0.0 for k, (s, w) in self.window.items() if w or "/" not in k}
                 self.window = {}
                 rate = (at - self.first) / max(self.seconds - self.earlier - self.paused, 1e-9)
                 left = min((self.total - at) / rate, self.budget + self.earlier - self.seconds)

@@ -2,6 +2,10 @@
 
 import dataclasses
 import json
+import os
+import shutil
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -146,7 +150,7 @@ def test_a_sweep_trains_and_each_run_is_evaluated(data, tmp_path):
         *("experiment.batch=2", "experiment.steps=6", "optim.warmup_steps=2", "train.log_every=1", "train.checkpoint_every=2"),
     ]
     plan = lambda: train.plan_of("configs/text_sweep.yaml", [*overrides, "runtime.device=cpu"])
-    code, _ = train.run(plan(), tmp_path / "whole", quiet=True)
+    code, whole = train.run(plan(), tmp_path / "whole", quiet=True)
     assert code == 0
     run = tmp_path / "whole"
     assert (run / "pictures" / "sweep_curves.png").exists() and (run / "pictures" / "sweep_settings.svg").exists()
@@ -160,6 +164,51 @@ def test_a_sweep_trains_and_each_run_is_evaluated(data, tmp_path):
     assert isinstance(opened.experiment, TextExperiment) and opened.experiment.config.model.alpha.kind == "learnable"
     with pytest.raises(UserError, match="expected 0 to 3, got 4"):
         open_run(run, member=4)
+    last = max((run / "checkpoints").iterdir(), key=lambda p: int(p.name) if p.name.isdigit() else -1)
+    shutil.rmtree(last)  # as if the run had stopped before its end
+    code, again = train.run(plan(), run, quiet=True)
+    value = lambda rows: [(r["step"], r[name]) for r in rows if name in r]
+    assert code == 0 and value(records(run)) == value(lines)
+    for a, b in zip(jax.tree.leaves(whole.params), jax.tree.leaves(again.params), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+SCRIPT = """
+import sys
+import jax, jax.numpy as jnp, numpy as np
+from jaxsrc.plan import fresh_state, make_step
+from jaxsrc.prefetch import place
+from jaxsrc.runtime import start
+from jaxsrc import train
+plan = train.plan_of("configs/text_sweep.yaml", sys.argv[1:])
+runtime = start(plan.runtime)
+assert len(runtime.devices) == 2 and plan.experiment.sharding(runtime).spec == jax.sharding.PartitionSpec("data")
+state, step = fresh_state(plan, runtime), make_step(plan, runtime)
+for at in range(3):
+    state, metrics = step(state, place(plan.experiment.stages[0].batch_at(0, at), runtime))
+leaf = jax.tree.leaves(state.params)[0]
+assert {s.data.shape[0] for s in leaf.addressable_shards} == {leaf.shape[0] // 2}
+print("losses", *np.asarray(metrics.values)[2:, 0])
+"""
+
+
+def test_runs_are_sharded_over_devices_to_the_same_losses(data):
+    overrides = [
+        f"experiment.data={{source: {data.source}}}",
+        "experiment.model={length: 16, width: 16, layers: 1, heads: 2}",
+        "experiment.sweep={alpha: [0, 1], seed: [0, 3], over: vmap}",
+        *("experiment.batch=2", "experiment.steps=6", "optim.warmup_steps=2", "runtime.device=cpu", "runtime.compile_cache=''"),
+    ]
+    env = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=2", "JAX_PLATFORMS": "cpu"}
+    done = subprocess.run([sys.executable, "-c", SCRIPT, *overrides], capture_output=True, text=True, env=env)
+    assert done.returncode == 0, done.stderr
+    got = [float(x) for x in done.stdout.split("losses")[1].split()]
+    plan = train.plan_of("configs/text_sweep.yaml", overrides)
+    runtime = start(plan.runtime)
+    state, step = fresh_state(plan, runtime), make_step(plan, runtime)
+    for at in range(3):
+        state, metrics = step(state, jax.tree.map(jnp.asarray, plan.experiment.stages[0].batch_at(0, at)))
+    np.testing.assert_allclose(got, np.asarray(metrics.values)[2:, 0], rtol=1e-5)
 
 
 def test_the_example_configuration_is_the_sweep_of_ten():

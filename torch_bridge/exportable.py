@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -11,16 +12,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import torch
+from flax import nnx
 
 from jaxsrc import config as configuration
 from jaxsrc.arc_experiment import ArcExperiment
 from jaxsrc.errors import UserError
-from jaxsrc.models.sheaf_solver import BACKGROUND, SheafSolver, stalk_inputs, value_targets  # noqa: F401
+from jaxsrc.models.sheaf_solver import SheafSolver, stalk_inputs, value_targets
 from jaxsrc.modules import kan_extension, long_range
 from jaxsrc.modules.taps import Taps
 from jaxsrc.protocol import PyTree
 from jaxsrc.runs import OpenRun
-from jaxsrc.solver.episodes import Episode
+from jaxsrc.solver.episodes import Episode, EpisodeSampler
 from jaxsrc.solver.readout import MODES, color_scores
 from jaxsrc.solver.sections import SOURCES
 from jaxsrc.sweep import SweepExperiment
@@ -64,8 +66,6 @@ class Exportable:
 
     def torch(self, inputs: Inputs, dtype: torch.dtype = torch.float32) -> np.ndarray:
         """The twin's output; dtype float64 computes on the same float32 weights in double precision."""
-        import copy
-
         twin = self.twin if dtype == torch.float32 else copy.deepcopy(self.twin).to(dtype)
         with torch.no_grad():
             return twin(*tensors(self, inputs, dtype)).numpy()
@@ -171,7 +171,6 @@ def of_arc(experiment: ArcExperiment, params: PyTree, episodes: Callable[[int], 
     twin.load_state_dict(table.to_torch(encoder, twin.state_dict()))
     known: dict[int, Episode] = {}
     graph = experiment.graph
-    from flax import nnx
 
     run = jax.jit(lambda p, e: nnx.merge(graph, p).keys(e)[0])
 
@@ -188,8 +187,9 @@ def of_arc(experiment: ArcExperiment, params: PyTree, episodes: Callable[[int], 
     find = lambda inputs: known[id(inputs["stalks"])]
 
     def drawn(count: int) -> list[Episode]:
-        batches = [experiment.stages[0].batch_at(1, i) for i in range(count)]
-        return [jax.tree.map(lambda x: jnp.asarray(x[0]), b) for b in batches]
+        stage, held = experiment.config.stages[0], experiment.episodes[1]
+        sampler = EpisodeSampler(held or experiment.episodes[0], stage.side, 1, stage.demonstrations)
+        return [jax.tree.map(lambda x: jnp.asarray(x[0]), sampler.batch_at(0, i)) for i in range(count)]
 
     def samples(count: int) -> list[tuple[Inputs, np.ndarray]]:
         found = []
