@@ -54,7 +54,7 @@ def test_an_evaluation_scores_draws_and_writes_a_valid_submission(trained, tmp_p
     found = list(trained.glob("*_submission.json"))
     assert len(found) == 1
     assert submission.main(["score", str(found[0]), "--tasks", str(fresh)]) == 0
-    assert "2/2" in capsys.readouterr().out
+    assert "2 of 2 tasks whole" in capsys.readouterr().out
     assert list((trained / "pictures").glob("*_solved.png")) and list((trained / "pictures").glob("*_scales.svg"))
 
 

@@ -13,7 +13,7 @@ from matplotlib.path import Path
 
 from jaxsrc.plots import style
 
-Grid: TypeAlias = Integer[np.ndarray, "h w"]
+Grid: TypeAlias = Integer[np.ndarray, "_ _"]
 
 
 def canvas(width: int, height: int) -> tuple[Figure, Axes]:
@@ -26,7 +26,7 @@ def canvas(width: int, height: int) -> tuple[Figure, Axes]:
 
 
 def draw_grid(
-    axes: Axes, grid: Grid, x: int | float, y: int | float, cell: int, *, pale: Bool[np.ndarray, "h w"] | None = None
+    axes: Axes, grid: Grid, x: int | float, y: int | float, cell: int, *, pale: Bool[np.ndarray, "_ _"] | None = None
 ) -> None:
     """Draws a grid in the official palette, its upper left corner at (x, y), `cell` dots a cell.
 
@@ -57,7 +57,7 @@ def draw_grid(
     axes.add_patch(PathPatch(frame, fill=False, edgecolor=style.INK, linewidth=0.7))
 
 
-def draw_crosses(axes: Axes, grid: Grid, wrong: Bool[np.ndarray, "h w"], x: int | float, y: int | float, cell: int) -> None:
+def draw_crosses(axes: Axes, grid: Grid, wrong: Bool[np.ndarray, "_ _"], x: int | float, y: int | float, cell: int) -> None:
     """Crosses the cells where `wrong` is true, in black or white, whichever the cell's colour shows better."""
     strokes: dict[str, list[Path]] = {"#000000": [], "#FFFFFF": []}
     inset = 0.22 * cell
@@ -73,7 +73,7 @@ def draw_crosses(axes: Axes, grid: Grid, wrong: Bool[np.ndarray, "h w"], x: int 
             axes.add_patch(PathPatch(cross, fill=False, edgecolor=ink, linewidth=width, capstyle="round"))
 
 
-def _runs(mask: Bool[np.ndarray, "h w"]) -> Iterator[tuple[int, int, int]]:
+def _runs(mask: Bool[np.ndarray, "_ _"]) -> Iterator[tuple[int, int, int]]:
     """(row, left, right) of every horizontal run of true cells."""
     edges = np.diff(np.pad(mask.astype(np.int8), ((0, 0), (1, 1))), axis=1)
     for (row, left), (_, right) in zip(np.argwhere(edges == 1), np.argwhere(edges == -1), strict=True):

@@ -84,7 +84,7 @@ def look() -> Iterator[None]:
         yield
 
 
-def blank(width: float, height: float) -> Figure:
+def blank(width: int | float, height: int | float) -> Figure:
     """An empty figure of `width` x `height` inches with an Agg canvas and no pyplot state."""
     figure = Figure(figsize=(width, height), dpi=DPI)
     FigureCanvasAgg(figure)
