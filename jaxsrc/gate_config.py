@@ -107,7 +107,7 @@ class SundewGate:
     temperature: Annotated[float, Field(gt=0)] = 0.5
     mixed: Annotated[float, Field(ge=0, le=1)] = 0.3
     cap: Annotated[float, Field(gt=0, le=1)] = 1.0
-    drop: Share = 0.0
+    drop: Share = 0.15
     age: Annotated[float, Field(gt=0)] = 20.0
     refractory: Annotated[float, Field(ge=0)] = 0.0
     probe: Annotated[float, Field(ge=0)] = 0.0

@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxsrc.gate_config import DenseGate, ImportanceGate, SundewGate
+from jaxsrc.examples import Examples
+from jaxsrc.gate_config import DenseGate, SundewGate
 from jaxsrc.protocol import PyTree
 
 if TYPE_CHECKING:
@@ -90,7 +91,8 @@ def measure(experiment: GatedExperiment, params: PyTree, carry: PyTree, rounds: 
     plain = gated if isinstance(gate, DenseGate) else _Timed(dense, params, carry, table)
     cycle = gate.every if isinstance(gate, SundewGate) and gate.policy == "every_k" else 2
     found: list[tuple[float, float]] = []
-    gated.seconds(cycle), plain.seconds(1)  # not timed
+    for warming in (gated, plain):
+        warming.seconds(1)
     begun = time.perf_counter()
     for _ in range(rounds):
         found.append((gated.seconds(cycle), plain.seconds(2)))
@@ -112,8 +114,12 @@ def measure(experiment: GatedExperiment, params: PyTree, carry: PyTree, rounds: 
     )
 
 
-def scores_everything(experiment: GatedExperiment) -> bool:
-    """Whether every sample gets a whole forward pass before it is chosen."""
-    gate = experiment.gate
-    whole = isinstance(gate, SundewGate) and gate.policy == "full"
-    return whole or (isinstance(gate, ImportanceGate) and gate.scored == "full") or gate.kind in ("topk", "selective_backprop")
+def counted(data: Examples, batch: int = 64) -> tuple[float, float]:
+    """Operations of training on a sample and of scoring one by a forward pass, as XLA counts them for a batch."""
+    shapes = {k: jax.ShapeDtypeStruct((batch, *v.shape[1:]), v.dtype) for k, v in data.resident_shapes.items()}
+    params = jax.eval_shape(data.init, jax.random.key(0))
+    train = jax.grad(lambda p, rows: data.losses(p, rows, None).loss.mean())
+    score = lambda p, rows: data.losses(p, rows, None).measured
+    first, second = (_flops(jax.jit(f).lower(params, shapes).compile()) / batch for f in (train, score))
+    return first, second
+

@@ -51,14 +51,13 @@ def cost(experiment: GatedExperiment, params: PyTree, state: GateState, report: 
     passed, trained, scored = steps * sizes.passed, float(state.trained), float(state.scored)
     saved = found.saved(passed, trained, scored)
     rate = trained / passed
+    booked = f"{bookkeeping(rate):.1%}"
     report.table(
         "cost, measured in this process",
         ("step", "ms", "steps an epoch", "s an epoch", "operations saved", "published bookkeeping"),
         [
-            ("dense", 1e3 * found.dense_seconds, experiment.data.count / min(experiment.data.batch, experiment.data.count))
-            + (found.dense_epoch, "0 %", "0 %"),
-            (experiment.gate.kind, 1e3 * found.seconds, experiment.per_epoch, found.epoch, f"{saved:.1%}")
-            + (f"{bookkeeping(rate):.1%}",),
+            ("dense", 1e3 * found.dense_seconds, found.dense_epoch / found.dense_seconds, found.dense_epoch, "0 %", "0 %"),
+            (experiment.gate.kind, 1e3 * found.seconds, experiment.per_epoch, found.epoch, f"{saved:.1%}", booked),
         ],
     )
     report.note(

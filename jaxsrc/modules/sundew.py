@@ -213,8 +213,8 @@ def sequential(
         return jax.lax.scan(event, s, x)
 
     whole = len(scores) // CHUNK * CHUNK
-    main = [x[:whole].reshape(-1, CHUNK) for x in (levels, cost, regain)]
-    state, first = jax.lax.scan(chunk, state, tuple(main))
+    blocks = lambda x: x[:whole].reshape(-1, CHUNK)
+    state, first = jax.lax.scan(chunk, state, (blocks(levels), blocks(cost), blocks(regain)))
     state, rest = jax.lax.scan(event, state, (levels[whole:], cost[whole:], regain[whole:]))
     joined = [jnp.concatenate([a.reshape(-1), b]) for a, b in zip(first, rest, strict=True)]
     return state, Outcome(*joined)

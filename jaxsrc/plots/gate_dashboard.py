@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from jaxsrc.gate_cost import Cost
 
 
+BARS = 40
+
+
 @dataclass(frozen=True)
 class View:
     """per_epoch: steps of an epoch; passed: samples that a step stands for; target: rate; bookkeeping: rate -> share saved
@@ -35,13 +38,17 @@ def series(rows: Sequence[dict[str, Any]], name: str) -> tuple[np.ndarray, np.nd
     return tuple(np.array(x, float) for x in zip(*found, strict=True)) if found else (np.zeros(0), np.zeros(0))  # type: ignore
 
 
-def by_epoch(steps: np.ndarray, values: np.ndarray, per_epoch: float) -> tuple[np.ndarray, np.ndarray]:
-    """(epoch numbers from 1, mean of the windows that end in each)."""
+def by_epoch(steps: np.ndarray, values: np.ndarray, per_epoch: float) -> tuple[np.ndarray, np.ndarray, float]:
+    """(epochs, mean of the windows that end in each, width of a bar); several epochs in one where windows are longer, or
+    where there are more than `BARS`."""
     if not len(steps):
-        return steps, values
-    epoch = np.ceil(steps / per_epoch - 1e-9).astype(int)
-    numbers = np.unique(epoch)
-    return numbers, np.array([values[epoch == e].mean() for e in numbers])
+        return steps, values, 1.0
+    gap = float(np.diff(steps, prepend=0).max()) / per_epoch
+    span = float(max(1, np.ceil(gap), np.ceil(steps[-1] / per_epoch / BARS)))
+    number = np.ceil(steps / per_epoch / span - 1e-9)
+    numbers = np.unique(number)
+    means = np.array([values[number == e].mean() for e in numbers])
+    return (numbers - 0.5) * span + 0.5, means, 0.85 * span
 
 
 def _empty(axes: Axes, text: str) -> None:
@@ -70,16 +77,19 @@ def draw(rows: Sequence[dict[str, Any]], view: View, path: Path) -> Path:
         rate.set(title="activation rate", xlabel="epoch", ylabel="% of the samples")
         rate.set_ylim(0, max(100 * view.target * 1.6, 100 * float(values.max()) * 1.1 if len(values) else 1))
         rate.legend()
-        epochs, rates = by_epoch(steps, values, view.per_epoch)
-        _, scored = by_epoch(*series(rows, "scored"), view.per_epoch)
+        epochs, rates, width = by_epoch(steps, values, view.per_epoch)
+        _, scored, _ = by_epoch(*series(rows, "scored"), view.per_epoch)
         if len(epochs):
             saved = [100 * view.cost.saved(1.0, r, s) for r, s in zip(rates, scored, strict=True)]
             booked = [100 * view.bookkeeping(r) for r in rates]
-            energy.bar(epochs, saved, color=mine.color, label="operations saved, counted")
-            energy.plot(epochs, booked, color=other.color, ls=other.dash, marker=other.marker, ms=3, lw=1, label="published bookkeeping")
+            energy.bar(epochs, saved, width, color=mine.color, label="operations saved, counted")
+            look = {"color": other.color, "ls": other.dash, "marker": other.marker, "ms": 3, "lw": 1}
+            energy.plot(epochs, booked, label="published bookkeeping", **look)
+            energy.set_ylim(min(0, min(saved)), 130)
             total = view.passed * view.per_epoch
-            counts.bar(epochs, rates * total, color=mine.color, label="trained on")
-            counts.bar(epochs, (1 - rates) * total, bottom=rates * total, color="#D9DEE3", hatch="////", label="skipped")
+            counts.bar(epochs, rates * total, width, color=mine.color, label="trained on")
+            counts.bar(epochs, (1 - rates) * total, width, bottom=rates * total, color="#D9DEE3", hatch="////", label="skipped")
+            counts.set_ylim(0, 1.3 * total)
         energy.axhline(0, color=style.QUIET, lw=0.7)
         energy.set(title="energy: operations saved", xlabel="epoch", ylabel="%")
         energy.legend(fontsize=7)

@@ -67,10 +67,11 @@ def draw(experiment: GatedExperiment, cost: Cost, rate: float, path: Path) -> Pa
             _arrow(axes, (left, 2.3), (right, 2.3))
         _arrow(axes, (8.5, 2.3), (9.0, 2.3), f"{100 * rate:.3g} %")
         _box(axes, 4.5, 0.2, 1.8, 0.9, "memory", "loss, entropy, step of each")
-        _arrow(axes, (9.9, 1.6), (6.3, 0.65), "what training showed", -0.25)
+        _arrow(axes, (9.9, 1.6), (6.3, 0.65), bend=-0.25)
+        axes.text(8.6, 0.3, "what training showed", ha="center", fontsize=7.5)
         _arrow(axes, (5.4, 1.1), (5.4, 1.6))
         skipped = 1 - rate
         if skipped > 0:
-            axes.text(7.65, 1.3, f"{100 * skipped:.3g} % skipped", ha="center", fontsize=7.5, color=style.QUIET)
+            axes.text(7.65, 1.38, f"{100 * skipped:.3g} % skipped", ha="center", fontsize=7.5, color=style.QUIET)
         style.save(figure, path)
     return path
