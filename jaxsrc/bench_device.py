@@ -15,7 +15,7 @@ from jaxsrc import runtime as runtimes
 from jaxsrc.errors import UserError
 from jaxsrc.experiment import RunConfig, build, with_batch
 from jaxsrc.plan import Plan, fresh_state, make_step
-from jaxsrc.prefetch import place
+from jaxsrc.prefetch import place, stay
 from jaxsrc.runtime import Precision, RuntimeConfig
 
 COLUMNS = ("device", "precision", "batch", "step, ms", "middle half, ms", "samples/s", "ratio to CPU", "compile, s")
@@ -60,15 +60,18 @@ def measure(config: RunConfig, device: str, precision: Precision, batch: int, *,
     plan = Plan(sized.name, sized.seed, experiment, sized.optim, dataclasses.replace(sized.train, steps_per_call=1), chosen, {})
     try:
         state = fresh_state(plan, runtime)
-        zeros = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), experiment.abstract_batch(0))
-        data = place(zeros, runtime)
+        zeros = lambda shapes: jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
+        data = place(zeros(experiment.abstract_batch(0)), runtime)
+        stage = experiment.stages[0]
+        fixed = dataclasses.replace(stage, resident=lambda: zeros(stage.resident_shapes)) if stage.resident else stage
+        resident = stay(fixed, runtime)
         step = make_step(plan, runtime)
-        step.compile(state, data)
+        step.compile(state, data, resident)
         found: list[float] = []
         begun = time.perf_counter()
         for index in range(WARM + steps):
             start = time.perf_counter()
-            state, metrics = step(state, data)
+            state, metrics = step(state, data, resident)
             jax.block_until_ready((state, metrics))
             if index >= WARM:
                 found.append(time.perf_counter() - start)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from scipy.stats import t as student
@@ -81,14 +82,23 @@ class Timing:
     epoch: float
 
 
-def timings(plan: Plan, gates: dict[str, Gate], runtime: Runtime, rounds: int = 3) -> dict[str, Timing]:
-    """The least time of a step of each arm, over rounds in which all take turns."""
+def random_arrays(shapes: dict[str, Any]) -> dict[str, np.ndarray]:
+    """Whole numbers from 0 to 9 in the shapes and types of resident arrays."""
+    rng = np.random.default_rng(0)
+    return {k: rng.integers(0, 10, v.shape).astype(v.dtype) for k, v in shapes.items()}
+
+
+def timings(
+    plan: Plan, gates: dict[str, Gate], runtime: Runtime, rounds: int = 3, *, random_pictures: bool = False
+) -> dict[str, Timing]:
+    """The least time of a step of each arm, over rounds in which all take turns; random_pictures: read no data."""
     made = {n: Arm(n, g, replace(plan.config, steps=0), plan.optim, runtime) for n, g in gates.items()}
     data = examples_of(plan.config, 0.0)
+    arrays = random_arrays(data.resident_shapes) if random_pictures else data.resident()
     best = dict.fromkeys(made, float("inf"))
     for _ in range(rounds):
         for name, arm in made.items():
-            best[name] = min(best[name], arm.seconds_a_step(arm.resident(data), TIMED))
+            best[name] = min(best[name], arm.seconds_a_step(arm.placed(arrays), TIMED))
     return {n: Timing(best[n], best[n] * arm.experiment.per_epoch) for n, arm in made.items()}
 
 

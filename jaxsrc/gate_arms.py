@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, replace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -70,7 +71,11 @@ class Arm:
         return place(jax.tree.map(lambda *x: np.stack(x), *found), self.runtime, leading=1)
 
     def resident(self, data: Examples) -> PyTree:
-        return stay(replace(self.experiment.stages[0], resident=data.resident), self.runtime)
+        return self.placed(data.resident())
+
+    def placed(self, arrays: dict[str, Any]) -> PyTree:
+        """Resident arrays on the devices."""
+        return stay(replace(self.experiment.stages[0], resident=lambda: arrays), self.runtime)
 
     def compile(self, resident: PyTree) -> None:
         if self._compiled is None:

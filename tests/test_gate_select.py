@@ -134,7 +134,8 @@ def test_each_gate_fills_its_places_and_weighs_them(gate):
 @pytest.mark.parametrize("gate", [g for g in GATES if g.kind in ("topk", "selective_backprop", "importance", "sundew")], ids=name)
 def test_each_selective_gate_prefers_larger_losses(gate):
     if isinstance(gate, SundewGate):
-        gate = SundewGate(rate=0.1, policy=gate.policy, warmup=0.0, last=0.0, drop=0.0, significance=SignificanceConfig(loss=1.0, spread=0.0))
+        weigh = SignificanceConfig(loss=1.0, spread=0.0)
+        gate = SundewGate(rate=0.1, policy=gate.policy, warmup=0.0, last=0.0, drop=0.0, significance=weigh)
     state = known(gate)._replace(step=jnp.int32(4))
     candidates = sizes(gate, N, BATCH, 10).candidates
     assert float(LOSSES[many(gate, state, 20)].mean()) > 1.15 * float(LOSSES[:candidates].mean())

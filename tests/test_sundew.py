@@ -24,10 +24,9 @@ def stream(seed=0, n=EVENTS):
 def oracle(c, scores, gate, regen):
     """Event by event in plain Python, written from the algorithm's description."""
     theta, integral, fast, slow, energy = c.activation_threshold, 0.0, 0.0, 0.0, c.max_energy
-    last, rest, full, low, seen = False, 0, 0, 0, 0
+    last, rest, full, low = False, 0, 0, 0
     every = c.probe_every or 100
-    for s, u, r in zip(scores.astype(float), gate.astype(float), regen.astype(float), strict=True):
-        seen += 1
+    for seen, (s, u, r) in enumerate(zip(scores.astype(float), gate.astype(float), regen.astype(float), strict=True), 1):
         probe = seen == 1 or seen % every == 0
         active, weighed = False, True
         if not probe and rest > 0:
@@ -49,7 +48,7 @@ def oracle(c, scores, gate, regen):
         fast += c.ema_alpha * (active - fast)
         slow += 0.05 * (active - slow)
         full = full + 1 if energy >= 95 else 0
-        low = low + 1 if 80 >= energy else 0
+        low = low + 1 if energy <= 80 else 0
         nudge = -0.003 if full >= 5 else 0.001 if low >= 5 else 0.0
         press = c.energy_pressure * (1 - energy / c.max_energy)
         if c.controller == "pi":
@@ -74,7 +73,8 @@ CASES = [
 @pytest.mark.parametrize("config", CASES)
 def test_the_sequential_form_is_the_algorithm_event_by_event(config):
     scores, gate, regen = stream()
-    _, out = jax.jit(lambda: sequential(config, start(config), jnp.asarray(scores), Draws(jnp.asarray(gate), jnp.asarray(regen))))()
+    s, drawn = jnp.asarray(scores), Draws(jnp.asarray(gate), jnp.asarray(regen))
+    _, out = jax.jit(lambda: sequential(config, start(config), s, drawn))()
     active, theta, energy = (np.array(x) for x in zip(*oracle(config, scores, gate, regen), strict=True))
     assert (np.asarray(out.active) == active).all()
     assert 0 < active.mean() < 1

@@ -33,7 +33,10 @@ def test_patches_are_squares_row_by_row():
     assert patches(image, 2)[0].tolist() == [[0, 1, 4, 5], [2, 3, 6, 7], [8, 9, 12, 13], [10, 11, 14, 15]]
 
 
-@pytest.mark.parametrize("config", [SMALL, ViTConfig(patch=2, width=16, layers=2, heads=2, hidden=32, norm="post", pooling="class")])
+POST = ViTConfig(patch=2, width=16, layers=2, heads=2, hidden=32, norm="post", pooling="class")
+
+
+@pytest.mark.parametrize("config", [SMALL, POST])
 def test_logits_early_head_and_taps(config):
     graph, params = make(config)
     images = jax.random.normal(jax.random.key(0), (3, 8, 8, 1))
