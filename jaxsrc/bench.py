@@ -7,7 +7,7 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
-from jaxsrc import bench_device, bench_kan, bench_sweep
+from jaxsrc import bench_device, bench_kan, bench_sweep, heap
 from jaxsrc import config as configuration
 from jaxsrc import runtime as runtimes
 from jaxsrc.arc_experiment import ArcExperiment
@@ -107,4 +107,5 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
+    heap.keep_freed()
     command_line(main)

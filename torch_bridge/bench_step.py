@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
+from jaxsrc import heap
 from jaxsrc import runtime as runtimes
 from jaxsrc.config import load
 from jaxsrc.errors import DONE, UserError, command_line
@@ -127,4 +128,5 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
+    heap.keep_freed()
     command_line(main)
