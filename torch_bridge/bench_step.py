@@ -26,7 +26,7 @@ from jaxsrc.experiment import RunConfig, build
 from jaxsrc.plan import Plan, fresh_state, make_step
 from jaxsrc.runtime import RuntimeConfig
 from jaxsrc.text_experiment import TextExperiment
-from torch_bridge.exportable import of_text
+from torch_bridge.runs.text import of_text
 from torch_bridge.twins.parts import Attention, Tap
 
 

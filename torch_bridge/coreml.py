@@ -60,13 +60,15 @@ def convert(made: Exportable, example: dict[str, np.ndarray], options: Options) 
 
         traced = torch.jit.trace(made.twin, tuple(tensors(made, example)))
         inputs = []  # made anew for each conversion, since coremltools changes them
+        ranges: dict[str, Any] = {}  # one a kind, so that inputs share their batch
         for name in made.inputs:
             value = example[name]
             shape: list[Any] = list(value.shape)
             for axis in made.flexible:
                 asked = options.sequence if axis.kind == "length" else options.batch
                 if axis.input == name and asked == "range":
-                    shape[axis.axis] = ct.RangeDim(1, axis.most, default=value.shape[axis.axis])
+                    ranges.setdefault(axis.kind, ct.RangeDim(1, axis.most, default=value.shape[axis.axis]))
+                    shape[axis.axis] = ranges[axis.kind]
             kind = np.int32 if np.issubdtype(value.dtype, np.integer) else np.float32
             inputs.append(ct.TensorType(name=name, shape=ct.Shape(tuple(shape)), dtype=kind))
         half = options.precision == "float16"
