@@ -46,7 +46,7 @@ class DepthTwin(TorchDepthTransformer):
             cos, sin = cast(Tensor, self.cos)[:n], cast(Tensor, self.sin)[:n]
             q, k = rotate(q, cos, sin), rotate(k, cos, sin)
         q, k, v = (y.transpose(1, 2) for y in (q, k, v))
-        scores = torch.matmul(q, k.transpose(-1, -2)) * (d // part.heads) ** -0.5 + mask
+        scores = torch.matmul(q * (d // part.heads) ** -0.5, k.transpose(-1, -2)) + mask
         heads = self.tap(f"{name}.heads", torch.matmul(torch.softmax(scores, -1), v).transpose(1, 2))
         return self.tap(f"{name}.out", part.out_proj(heads.reshape(b, n, d)))
 

@@ -52,7 +52,8 @@ class Attention(nn.Module):
         b, n, d = x.shape
         part = lambda y: y.reshape(b, n, self.heads, d // self.heads).transpose(1, 2)
         q, k, v = part(self.q(x)), part(self.k(x)), part(self.v(x))
-        scores = torch.matmul(q, k.transpose(-1, -2)) * (d // self.heads) ** -0.5
+        # queries are scaled and not the scores, which float16 would then round twice
+        scores = torch.matmul(q * (d // self.heads) ** -0.5, k.transpose(-1, -2))
         scores = scores if mask is None else scores + mask
         heads = torch.matmul(torch.softmax(scores, -1), v).transpose(1, 2)
         heads = tap(f"{name}.heads", heads)
