@@ -57,6 +57,13 @@ def _check_versions() -> None:
 def convert(made: Exportable, example: dict[str, np.ndarray], options: Options) -> Any:
     """The converted model, in memory. Errors: UserError for versions that convert wrongly."""
     _check_versions()
+    model = uncompressed(made, example, options)
+    with quiet():
+        return compress(model, options) if options.quantize != "none" else model
+
+
+def uncompressed(made: Exportable, example: dict[str, np.ndarray], options: Options) -> Any:
+    """The model before its weights are given fewer bits."""
     with quiet():
         import coremltools as ct
 
@@ -83,7 +90,7 @@ def convert(made: Exportable, example: dict[str, np.ndarray], options: Options) 
             compute_precision=ct.precision.FLOAT16 if half else ct.precision.FLOAT32,
             skip_model_load=True,
         )
-        return compress(model, options) if options.quantize != "none" else model
+        return model
 
 
 def compress(model: Any, options: Options) -> Any:
