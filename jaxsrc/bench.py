@@ -7,7 +7,7 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
-from jaxsrc import bench_device, bench_gate, bench_kan, bench_rate, bench_sweep
+from jaxsrc import bench_device, bench_gate, bench_kan, bench_rate, bench_sweep, heap
 from jaxsrc import config as configuration
 from jaxsrc import runtime as runtimes
 from jaxsrc.arc_experiment import ArcExperiment
@@ -195,4 +195,5 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
+    heap.keep_freed()
     command_line(main)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import platform as host
 from dataclasses import dataclass
@@ -107,21 +106,6 @@ def _choose(config: RuntimeConfig) -> tuple[str, list[Any], str]:
     return "cpu", find_devices("cpu"), "auto: no CUDA or Metal device is here"
 
 
-def keep_memory() -> bool:
-    """Have glibc keep the pages that a step frees, and say whether it will.
-
-    XLA's CPU backend frees a step's scratch at its end. Blocks of that size go back to the kernel, which then clears every
-    page anew at the next step: a quarter of the time of a small transformer's step. One arena, since the others cannot grow
-    large blocks in place.
-    """
-    try:
-        library = ctypes.CDLL(None)
-        arenas, mapped, trim = -8, -4, -1  # M_ARENA_MAX, M_MMAP_MAX, M_TRIM_THRESHOLD of malloc.h
-        return all([library.mallopt(arenas, 1), library.mallopt(mapped, 0), library.mallopt(trim, 2**31 - 1)])
-    except (OSError, AttributeError, TypeError):  # another C library
-        return False
-
-
 def start(config: RuntimeConfig) -> Runtime:
     """Choose the devices and set JAX up; call once, before the first array.
 
@@ -136,8 +120,6 @@ def start(config: RuntimeConfig) -> Runtime:
         jax.config.update("jax_cpu_collectives_implementation", "gloo")
         jax.distributed.initialize(config.coordinator, config.processes, config.process)
     platform, devices, why = _choose(config)
-    if platform == "cpu":
-        keep_memory()
     if config.gpu_only and platform == "cpu":
         raise UserError(f"expected a GPU because of --gpu-only, got cpu ({why}); install with {INSTALL['cuda']}")
     if platform == "metal" and config.precision != "float32":

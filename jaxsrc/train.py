@@ -15,6 +15,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from jaxsrc import config as configuration
+from jaxsrc import heap
 from jaxsrc import runtime as runtimes
 from jaxsrc.checkpoint import Checkpoints, Meta, git_revision
 from jaxsrc.dry_run import dry_run
@@ -232,4 +233,5 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
+    heap.keep_freed()
     command_line(main)

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
+from jaxsrc import heap
 from jaxsrc import runtime as runtimes
 from jaxsrc.config import load
 from jaxsrc.errors import DONE, UserError, command_line
@@ -25,7 +26,7 @@ from jaxsrc.experiment import RunConfig, build
 from jaxsrc.plan import Plan, fresh_state, make_step
 from jaxsrc.runtime import RuntimeConfig
 from jaxsrc.text_experiment import TextExperiment
-from torch_bridge.exportable import of_text
+from torch_bridge.runs.text import of_text
 from torch_bridge.twins.parts import Attention, Tap
 
 
@@ -127,4 +128,5 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
+    heap.keep_freed()
     command_line(main)

@@ -18,6 +18,8 @@ Quantize = Literal["none", "int8", "int4", "palettize"]
 TARGETS = ("iOS15", "iOS16", "iOS17", "iOS18", "iOS26", "macOS12", "macOS13", "macOS14", "macOS15", "macOS26")
 NEWEST = ("iOS18", "iOS26", "macOS15", "macOS26")  # four-bit integers exist from here on
 KEPT = ("mask", "positions")  # constants that are no weights, or too small in range for a few bits
+TABLES = ("tokens", "embedding")  # of tokens; they also make the logits, and more of the error than all other weights
+TABLE_SHARE = 0.1  # of all weights, up to which a table keeps its 16 bits
 
 
 @dataclass(frozen=True)
@@ -55,18 +57,27 @@ def _check_versions() -> None:
 def convert(made: Exportable, example: dict[str, np.ndarray], options: Options) -> Any:
     """The converted model, in memory. Errors: UserError for versions that convert wrongly."""
     _check_versions()
+    model = uncompressed(made, example, options)
+    with quiet():
+        return compress(model, options) if options.quantize != "none" else model
+
+
+def uncompressed(made: Exportable, example: dict[str, np.ndarray], options: Options) -> Any:
+    """The model before its weights are given fewer bits."""
     with quiet():
         import coremltools as ct
 
         traced = torch.jit.trace(made.twin, tuple(tensors(made, example)))
         inputs = []  # made anew for each conversion, since coremltools changes them
+        ranges: dict[str, Any] = {}  # one a kind, so that inputs share their batch
         for name in made.inputs:
             value = example[name]
             shape: list[Any] = list(value.shape)
             for axis in made.flexible:
                 asked = options.sequence if axis.kind == "length" else options.batch
                 if axis.input == name and asked == "range":
-                    shape[axis.axis] = ct.RangeDim(1, axis.most, default=value.shape[axis.axis])
+                    ranges.setdefault(axis.kind, ct.RangeDim(1, axis.most, default=value.shape[axis.axis]))
+                    shape[axis.axis] = ranges[axis.kind]
             kind = np.int32 if np.issubdtype(value.dtype, np.integer) else np.float32
             inputs.append(ct.TensorType(name=name, shape=ct.Shape(tuple(shape)), dtype=kind))
         half = options.precision == "float16"
@@ -79,11 +90,11 @@ def convert(made: Exportable, example: dict[str, np.ndarray], options: Options) 
             compute_precision=ct.precision.FLOAT16 if half else ct.precision.FLOAT32,
             skip_model_load=True,
         )
-        return compress(model, options) if options.quantize != "none" else model
+        return model
 
 
 def compress(model: Any, options: Options) -> Any:
-    """Weights of a converted model in fewer bits; masks and positions keep theirs."""
+    """Weights of a converted model in fewer bits; masks, positions and a small table of tokens keep theirs."""
     import coremltools.optimize.coreml as cto
 
     op: Any
@@ -93,7 +104,9 @@ def compress(model: Any, options: Options) -> Any:
         op = cto.OpLinearQuantizerConfig(mode="linear_symmetric", dtype="int4", granularity="per_block", block_size=32)
     else:
         op = cto.OpLinearQuantizerConfig(mode="linear_symmetric", dtype="int8")
-    named = [n for n in cto.get_weights_metadata(model, weight_threshold=0) if any(k in n for k in KEPT)]
+    found = {n: one.val.size for n, one in cto.get_weights_metadata(model, weight_threshold=0).items()}
+    small = TABLE_SHARE * sum(found.values())
+    named = [n for n in found if any(k in n for k in KEPT) or (any(k in n for k in TABLES) and found[n] <= small)]
     config = cto.OptimizationConfig(global_config=op, op_name_configs=cast(Any, dict.fromkeys(named)))
     run = cto.palettize_weights if options.quantize == "palettize" else cto.linear_quantize_weights
     return run(model, config)

@@ -202,7 +202,7 @@ def main(arguments: list[str]) -> int:
     from jaxsrc import runtime as runtimes
     from jaxsrc.runs import open_run
     from torch_bridge.coreml import Options
-    from torch_bridge.exportable import exportable
+    from torch_bridge.of_run import exportable
 
     check_out(args.out, args.force)
     runtimes.start(runtimes.RuntimeConfig(device="cpu"))

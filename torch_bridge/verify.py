@@ -11,7 +11,7 @@ import torch
 
 from jaxsrc.errors import UserError
 from torch_bridge.coreml import Options
-from torch_bridge.exportable import Exportable, Inputs, tensors
+from torch_bridge.exportable import Exportable, Flexible, Inputs, tensors
 from torch_bridge.mil_eval import Mode, Package
 from torch_bridge.parity import difference
 
@@ -125,19 +125,25 @@ def lengths(most: int) -> list[int]:
 def check_shapes(made: Exportable, package: Package, inputs: Inputs, options: Options) -> list[Check]:
     """Open axes at their ends, in exact mode on the float32 package; what lies outside is refused."""
     double, checks = _double(made), []
-    for axis in made.flexible:
-        if (options.sequence if axis.kind == "length" else options.batch) != "range":
+    for kind in dict.fromkeys(axis.kind for axis in made.flexible):
+        if (options.sequence if kind == "length" else options.batch) != "range":
             continue
+        axes = [axis for axis in made.flexible if axis.kind == kind]
+        most = axes[0].most
+
+        def sized(n: int, axes: list[Flexible] = axes) -> Inputs:
+            # indices beyond the example's size begin again at its start
+            cut = {a.input: np.take(inputs[a.input], np.arange(n) % inputs[a.input].shape[a.axis], a.axis) for a in axes}
+            return {**inputs, **cut}
+
         worst = 0.0
-        sizes = lengths(axis.most) if axis.kind == "length" else [1, 3]
+        sizes = lengths(most) if kind == "length" else [1, 3]
         for size in sizes:
-            value = inputs[axis.input]
-            value = np.take(np.concatenate([value] * size, axis.axis) if axis.kind == "batch" else value, range(size), axis.axis)
-            cut = {**inputs, axis.input: value}
+            cut = sized(size)
             worst = max(worst, difference(_run(double, made, cut), output(package, made, cut, "exact"))[0])
-        checks.append(at_most(f"{axis.kind} {', '.join(map(str, sizes))}", worst, EXACT))
-        beyond = {**inputs, axis.input: np.zeros([axis.most + 1 if i == axis.axis else 1 for i in range(2)], np.int32)}
-        checks.append(Check(f"{axis.kind} {axis.most + 1} is refused", float("nan"), "refused", _refused(package, beyond)))
+        checks.append(at_most(f"{kind} {', '.join(map(str, sizes))}", worst, EXACT))
+        refused = _refused(package, sized(most + 1))
+        checks.append(Check(f"{kind} {most + 1} is refused", float("nan"), "refused", refused))
     return checks
 
 

@@ -17,7 +17,7 @@ from jaxsrc.modules import rotary
 from jaxsrc.modules.attention import Attention, Cache, causal_mask, empty_cache
 from jaxsrc.modules.block import Block, layer_norm
 from jaxsrc.modules.dropout import dropout, split
-from jaxsrc.modules.feedforward import FeedForward
+from jaxsrc.modules.gated_feedforward import GateConfig, feedforward
 from jaxsrc.modules.taps import NONE, Taps
 
 STD = 0.02
@@ -27,7 +27,7 @@ STD = 0.02
 class DepthTransformerConfig:
     """length: most tokens of a text; loops: times that all layers are gone through, with the same weights; positions: none
     leaves order to the causal mask; places: digits of a number that are told their place in it (arXiv:2405.17399), 0
-    for none."""
+    for none; gate: gated units of `hidden` features for feed-forward networks, none for plain ones with GELU."""
 
     width: Annotated[int, Field(ge=2)] = 128
     layers: Annotated[int, Field(ge=1)] = 4
@@ -38,6 +38,7 @@ class DepthTransformerConfig:
     loops: Annotated[int, Field(ge=1)] = 1
     positions: Literal["rotary", "none"] = "rotary"
     places: Annotated[int, Field(ge=0)] = 0
+    gate: GateConfig | None = None
 
 
 def places_of(tokens: Int[Array, "b n"], most: int) -> Int[Array, "b n"]:
@@ -69,7 +70,7 @@ class DepthTransformer(nnx.Module):
         make = lambda: Block(
             c.width,
             Attention(c.width, c.heads, rngs, std=STD, dropout=c.dropout),
-            FeedForward(c.width, c.hidden, rngs, std=STD, dropout=c.dropout),
+            feedforward(c.gate, c.width, c.hidden, rngs, std=STD, dropout=c.dropout),
             rngs,
             dropout=c.dropout,
         )

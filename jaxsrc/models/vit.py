@@ -14,7 +14,8 @@ from jaxsrc.errors import UserError
 from jaxsrc.modules.attention import Attention
 from jaxsrc.modules.block import Block, layer_norm
 from jaxsrc.modules.dropout import dropout, split
-from jaxsrc.modules.feedforward import Activation, FeedForward
+from jaxsrc.modules.feedforward import Activation
+from jaxsrc.modules.gated_feedforward import GateConfig, feedforward
 from jaxsrc.modules.linear import Linear
 from jaxsrc.modules.taps import NONE, Taps
 
@@ -25,7 +26,8 @@ STD = 0.02
 class ViTConfig:
     """norm: before each part of a block, or after it as in the first transformers; pooling: what the head reads, a class
     token (arXiv:2010.11929) or the mean of the patches; registers: tokens without a place that blocks may write to
-    (arXiv:2309.16588); exit_layer: blocks before the early head, 0 for none."""
+    (arXiv:2309.16588); exit_layer: blocks before the early head, 0 for none; gate: gated units of
+    `hidden` features for feed-forward networks, none for plain ones with the activation."""
 
     patch: Annotated[int, Field(ge=1)] = 4
     width: Annotated[int, Field(ge=1)] = 256
@@ -38,6 +40,7 @@ class ViTConfig:
     pooling: Literal["class", "mean"] = "mean"
     registers: Annotated[int, Field(ge=0)] = 0
     exit_layer: Annotated[int, Field(ge=0)] = 0
+    gate: GateConfig | None = None
 
 
 def check(config: ViTConfig, side: int) -> None:
@@ -88,7 +91,7 @@ class ViT(nnx.Module):
         make = lambda: Block(
             c.width,
             Attention(c.width, c.heads, rngs, bias=True, dropout=c.dropout),
-            FeedForward(c.width, c.hidden, rngs, activation=c.activation, dropout=c.dropout),
+            feedforward(c.gate, c.width, c.hidden, rngs, activation=c.activation, dropout=c.dropout),
             rngs,
             norm=c.norm,
             dropout=c.dropout,

@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Float
 
 from jaxsrc.modules import rotary
 from jaxsrc.modules.dropout import dropout
-from jaxsrc.modules.linear import Linear
+from jaxsrc.modules.linear import Linear, side_by_side
 from jaxsrc.modules.taps import NONE, Taps
 
 
@@ -101,7 +101,8 @@ class Attention(nnx.Module):
         """
         b, n, _ = x.shape
         part = lambda y, h: y.reshape(b, n, h, self.dim)
-        q, k, v = part(self.q(x), self.heads), part(self.k(x), self.kv_heads), part(self.v(x), self.kv_heads)
+        q, k, v = side_by_side((self.q, self.k, self.v), x)
+        q, k, v = part(q, self.heads), part(k, self.kv_heads), part(v, self.kv_heads)
         if theta is not None:
             q, k = rotary.rotate(q, theta), rotary.rotate(k, theta)
         if cache is not None:

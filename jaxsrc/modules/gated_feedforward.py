@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 from flax import nnx
 from jaxtyping import Array, Float
 
+from jaxsrc.errors import UserError
 from jaxsrc.modules.dropout import dropout, split
+from jaxsrc.modules.feedforward import Activation, FeedForward
 from jaxsrc.modules.gated_recurrence import PointwiseGRU
 from jaxsrc.modules.gated_units import AlphaConfig, GatedUnit, Gating, GatingKinds, Unit, gating
 from jaxsrc.modules.linear import Linear
@@ -76,3 +79,37 @@ class GatedFeedForward(nnx.Module):
         inner, outer = split(key, 2)
         hidden = taps(f"{name}.hidden", self.unit(x, gating or self.gating(), taps=taps, name=name))
         return taps(f"{name}.out", dropout(self.down(dropout(hidden, self.rate, inner)), self.rate, outer))
+
+
+@dataclass(frozen=True, kw_only=True)
+class GateConfig:
+    """Gated units in place of the plain feed-forward networks of a transformer; no schedules, which follow the training's
+    progress: only the gated language model hands that to its units."""
+
+    unit: AnyUnit = "paGLU"
+    alpha: AlphaConfig = field(default_factory=AlphaConfig)
+    gate_norm: bool = False
+
+    def check(self) -> None:
+        """UserError for an alpha that is scheduled, or cannot be."""
+        if self.alpha.kind not in ("fixed", "learnable", "entropy"):
+            raise UserError(f"model.gate.alpha.kind: expected fixed, learnable or entropy in this model, got {self.alpha.kind}")
+        gating(kinds_of(self.unit, self.alpha), "paGLU" if self.unit == "paGRU" else self.unit, self.alpha)
+
+
+def feedforward(
+    gate: GateConfig | None,
+    width: int,
+    hidden: int,
+    rngs: nnx.Rngs,
+    *,
+    activation: Activation = "gelu",
+    std: float | None = None,
+    dropout: float = 0.0,
+) -> FeedForward | GatedFeedForward:
+    """The plain network, or the gated one where a gate is asked for; hidden: features of either."""
+    if gate is None:
+        return FeedForward(width, hidden, rngs, activation=activation, std=std, dropout=dropout)
+    gate.check()
+    more = {"unit": gate.unit, "alpha": gate.alpha, "gate_norm": gate.gate_norm, "std": std, "dropout": dropout}
+    return GatedFeedForward(width, hidden, rngs, **more)

@@ -20,7 +20,7 @@ from jaxtyping import Array, Float
 from pydantic import Field
 
 from jaxsrc.errors import UserError
-from jaxsrc.modules.linear import Linear
+from jaxsrc.modules.linear import Linear, side_by_side
 from jaxsrc.modules.norm import wide
 from jaxsrc.modules.taps import NONE, Taps
 
@@ -181,6 +181,7 @@ class GatedUnit(nnx.Module):
         self, x: Float[Array, "*b d"], data: Gating, *, taps: Taps = NONE, name: str = "unit"
     ) -> Float[Array, "*b h"]:
         beta = jnp.ones(()) if self.beta is None else self.beta[...]
-        value, gate = activate(self.kinds.units, data.unit, self.value(x), self.gate(x), beta)
+        value, gate = side_by_side((self.value, self.gate), x)
+        value, gate = activate(self.kinds.units, data.unit, value, gate, beta)
         gate = taps(f"{name}.gate", gate if self.norm is None else self.norm(gate))
         return mix(value, gate, taps(f"{name}.alpha", self.alpha(data, x)))

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Sequence
+
+import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
@@ -14,3 +18,14 @@ class Linear(nnx.Linear):
         if self.bias is not None:
             y = y + self.bias[...].astype(inputs.dtype)
         return y.reshape(*inputs.shape[:-1], -1)
+
+
+def side_by_side(layers: Sequence[Linear], x: Float[Array, "*b i"]) -> list[Float[Array, "*b _"]]:
+    """What each layer makes of x, from one product with their kernels side by side: as many reads of x fewer, both ways."""
+    kernel = jnp.concatenate([layer.kernel[...] for layer in layers], 1).astype(x.dtype)
+    y = x.reshape(-1, x.shape[-1]) @ kernel
+    biases = [layer.bias for layer in layers]
+    if all(b is not None for b in biases):
+        y = y + jnp.concatenate([b[...] for b in biases if b is not None]).astype(x.dtype)
+    ends = list(itertools.accumulate(layer.kernel.shape[1] for layer in layers))[:-1]
+    return [part.reshape(*x.shape[:-1], -1) for part in jnp.split(y, ends, 1)]

@@ -8,25 +8,25 @@ import torch
 
 from jaxsrc.errors import UserError
 from jaxsrc.models.depth_transformer import DepthTransformerConfig
+from torch_bridge.maps.gated_lm import feedforward, norm
 from torch_bridge.weights import Row, WeightMap, linear
-
-
-def _norm(torch_name: str, path: str) -> list[Row]:
-    return [Row(f"{torch_name}.weight", f"{path}.scale"), Row(f"{torch_name}.bias", f"{path}.bias")]
 
 
 def depth_transformer_map(config: DepthTransformerConfig) -> WeightMap:
     """The table of a configuration."""
-    rows = [Row("token_embedding.weight", "embedding.embedding"), *_norm("ln_f", "norm")]
+    rows = [Row("token_embedding.weight", "embedding.embedding"), *norm("ln_f", "norm")]
     if config.places:
         rows.append(Row("place_embedding.weight", "place.embedding"))
     for i in range(config.layers):
         here, there = f"blocks.{i}", f"layers.{i}"
-        rows += [*_norm(f"{here}.ln1", f"{there}.norm_attention"), *_norm(f"{here}.ln2", f"{there}.norm_feedforward")]
+        rows += [*norm(f"{here}.ln1", f"{there}.norm_attention"), *norm(f"{here}.ln2", f"{there}.norm_feedforward")]
         for name in "qkv":
             rows += linear(f"{here}.attn.{name}_proj", f"{there}.attention.{name}", bias=False)
         rows += linear(f"{here}.attn.out_proj", f"{there}.attention.o", bias=False)
-        rows += linear(f"{here}.ff.fc1", f"{there}.feedforward.up") + linear(f"{here}.ff.fc2", f"{there}.feedforward.down")
+        if config.gate is None:
+            rows += linear(f"{here}.ff.fc1", f"{there}.feedforward.up") + linear(f"{here}.ff.fc2", f"{there}.feedforward.down")
+        else:
+            rows += feedforward(config.gate, f"{here}.ff", f"{there}.feedforward")
     return WeightMap(rows)
 
 

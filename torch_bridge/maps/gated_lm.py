@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from jaxsrc.models.gated_lm import GatedLMConfig
+from jaxsrc.modules.gated_feedforward import GateConfig
 from torch_bridge.weights import Row, WeightMap, linear
 
 
@@ -11,21 +12,22 @@ def norm(torch_name: str, path: str) -> list[Row]:
     return [Row(f"{torch_name}.weight", f"{path}.scale"), Row(f"{torch_name}.bias", f"{path}.bias")]
 
 
-def feedforward(config: GatedLMConfig, name: str) -> list[Row]:
-    """Rows of one block's feed-forward network, which have one name on both sides."""
+def feedforward(config: GatedLMConfig | GateConfig, name: str, path: str = "") -> list[Row]:
+    """Rows of one block's feed-forward network; path: its name here, if it is another than in torch."""
+    path = path or name
+    both = lambda part: linear(f"{name}.{part}", f"{path}.{part}")
     if config.unit == "mlp":
-        return [*linear(f"{name}.up", f"{name}.up"), *linear(f"{name}.down", f"{name}.down")]
-    unit = f"{name}.unit"
+        return [*both("up"), *both("down")]
     maps = ("value", "reset", "update", "candidate") if config.unit == "paGRU" else ("value", "gate")
-    rows = [row for m in maps for row in linear(f"{unit}.{m}", f"{unit}.{m}")] + linear(f"{name}.down", f"{name}.down")
+    rows = [row for m in maps for row in both(f"unit.{m}")] + both("down")
     if config.unit == "paGRU":
-        rows.append(Row(f"{unit}.recurrent", f"{unit}.recurrent"))
+        rows.append(Row(f"{name}.unit.recurrent", f"{path}.unit.recurrent"))
     elif config.gate_norm:
-        rows += norm(f"{unit}.norm", f"{unit}.norm.norm")
+        rows += norm(f"{name}.unit.norm", f"{path}.unit.norm.norm")
     if config.unit == "paSwishU":
-        rows.append(Row(f"{unit}.beta", f"{unit}.beta"))
+        rows.append(Row(f"{name}.unit.beta", f"{path}.unit.beta"))
     if config.alpha.kind == "learnable":
-        rows.append(Row(f"{unit}.alpha.shift", f"{unit}.shift"))
+        rows.append(Row(f"{name}.unit.alpha.shift", f"{path}.unit.shift"))
     return rows
 
 

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from jaxsrc.models.depth_transformer import DepthTransformerConfig
+from torch_bridge.twins.gated_units import feedforward
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -52,7 +53,8 @@ class Block(nn.Module):
         super().__init__()
         self.ln1, self.ln2 = nn.LayerNorm(c.width), nn.LayerNorm(c.width)
         self.attn = Attention(c.width, c.heads, c.dropout)
-        self.ff = FeedForward(c.width, c.hidden, c.dropout)
+        plain = c.gate is None
+        self.ff = FeedForward(c.width, c.hidden, c.dropout) if plain else feedforward(c.gate, c.width, c.hidden)
         self.dropout = nn.Dropout(c.dropout)
 
     def forward(self, x: Tensor, angles: tuple[Tensor, Tensor] | None, keep: Tensor | None = None) -> Tensor:

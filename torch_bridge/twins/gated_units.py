@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from jaxsrc.modules.gated_feedforward import AnyUnit
+from jaxsrc.modules.feedforward import Activation
+from jaxsrc.modules.gated_feedforward import AnyUnit, GateConfig
 from jaxsrc.modules.gated_units import AlphaConfig, Mode
-from torch_bridge.twins.parts import Tap
+from torch_bridge.twins.parts import Tap, gelu_tanh, no_tap
 
 
 @dataclass(frozen=True)
@@ -118,16 +120,32 @@ class GatedFeedForward(nn.Module):
         self.unit = PointwiseGRU(width, hidden, point) if gru else GatedUnit(width, hidden, unit, point, gate_norm)
         self.down = nn.Linear(hidden, width)
 
-    def forward(self, x: Tensor, tap: Tap, name: str) -> Tensor:
+    def forward(self, x: Tensor, tap: Tap = no_tap, name: str = "") -> Tensor:
         return tap(f"{name}.out", self.down(tap(f"{name}.hidden", self.unit(x, tap, name))))
 
 
-class FeedForward(nn.Module):
-    """The plain network with exact GELU."""
+ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
+    "gelu": functional.gelu,
+    "gelu_tanh": gelu_tanh,
+    "relu": torch.relu,
+    "silu": lambda x: x * torch.sigmoid(x),
+}
 
-    def __init__(self, width: int, hidden: int):
+
+class FeedForward(nn.Module):
+    """The plain network."""
+
+    def __init__(self, width: int, hidden: int, activation: Activation = "gelu"):
         super().__init__()
+        self.activation: Activation = activation
         self.up, self.down = nn.Linear(width, hidden), nn.Linear(hidden, width)
 
     def forward(self, x: Tensor, tap: Tap, name: str) -> Tensor:
-        return tap(f"{name}.out", self.down(tap(f"{name}.hidden", functional.gelu(self.up(x)))))
+        return tap(f"{name}.out", self.down(tap(f"{name}.hidden", ACTIVATIONS[self.activation](self.up(x)))))
+
+
+def feedforward(gate: GateConfig | None, width: int, hidden: int, activation: Activation = "gelu") -> nn.Module:
+    """The plain network, or the gated one where a gate is asked for."""
+    if gate is None:
+        return FeedForward(width, hidden, activation)
+    return GatedFeedForward(width, hidden, gate.unit, alpha_point(gate.alpha, 1.0), gate.gate_norm)

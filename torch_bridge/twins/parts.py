@@ -41,18 +41,20 @@ def causal_mask(length: int) -> Tensor:
 
 
 class Attention(nn.Module):
-    """Causal multi-head self-attention from plain products and a softmax, so that every target runs the same program."""
+    """Multi-head self-attention from plain products and a softmax, so that every target runs the same program."""
 
     def __init__(self, width: int, heads: int):
         super().__init__()
         self.heads = heads
         self.q, self.k, self.v, self.o = (nn.Linear(width, width) for _ in range(4))
 
-    def forward(self, x: Tensor, mask: Tensor, tap: Tap, name: str) -> Tensor:
+    def forward(self, x: Tensor, mask: Tensor | None, tap: Tap, name: str) -> Tensor:
         b, n, d = x.shape
         part = lambda y: y.reshape(b, n, self.heads, d // self.heads).transpose(1, 2)
         q, k, v = part(self.q(x)), part(self.k(x)), part(self.v(x))
-        scores = torch.matmul(q, k.transpose(-1, -2)) * (d // self.heads) ** -0.5 + mask
+        # queries are scaled and not the scores, which float16 would then round twice
+        scores = torch.matmul(q * (d // self.heads) ** -0.5, k.transpose(-1, -2))
+        scores = scores if mask is None else scores + mask
         heads = torch.matmul(torch.softmax(scores, -1), v).transpose(1, 2)
         heads = tap(f"{name}.heads", heads)
         return tap(f"{name}.out", self.o(heads.reshape(b, n, d)))
