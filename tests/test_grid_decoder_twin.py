@@ -88,7 +88,8 @@ def test_training_steps_are_torchs(count):
     made = experiment()
     params, carry, twin = both(made)
     optim = OptimConfig(
-        kind="adam_atan2", learning_rate=1e-3, warmup_steps=0, schedule="constant", weight_decay=0.1, b2=0.95, clip_norm=0.0, ema=0.99
+        kind="adam_atan2", learning_rate=1e-3, warmup_steps=0,
+        schedule="constant", weight_decay=0.1, b2=0.95, clip_norm=0.0, ema=0.99
     )
     optimizer = make_optimizer(optim, 100)
     state = init_state(made, optimizer, 0, ema=True, scaled=False)

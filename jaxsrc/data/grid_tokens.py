@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from jaxtyping import Int8, UInt8
 
@@ -12,7 +14,7 @@ PAD, BORDER, FIRST_COLOR = 0, 1, 2
 VOCABULARY = FIRST_COLOR + COLORS
 
 
-def check_grid(grid: np.ndarray, where: str = "grid") -> np.ndarray:
+def check_grid(grid: Any, where: str = "grid") -> np.ndarray:
     """The grid as uint8[h, w]; UserError unless it is rectangular, 1 to 30 cells a side, of colours 0 to 9."""
     try:
         found = np.asarray(grid)
