@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
+from flax import nnx
 
 from jaxsrc import hybrid_evaluate, scoring
 from jaxsrc.data import arc_text
@@ -19,6 +20,7 @@ from jaxsrc.feature_cache import Cache, Entry, FeatureConfig, Identity, read_fea
 from jaxsrc.hybrid_data import HybridDataConfig, choose
 from jaxsrc.hybrid_experiment import HybridConfig, HybridExperiment, TableConfig, moved
 from jaxsrc.models.grid_decoder import GridDecoder, GridDecoderConfig, Latents
+from jaxsrc.modules.recursive_block import RecursiveBlock
 from jaxsrc.modules.sparse_table import sign_sgd_rows
 from jaxsrc.optim import OptimConfig, make_optimizer
 from jaxsrc.state import init_state
@@ -136,7 +138,7 @@ def test_changing_a_scored_label_changes_no_prediction(tmp_path):
     for version in (given, other):
         made = experiment(version, str(tmp_path), conditioning="cross", latents=4)
         assert {t.id for t in made.problems.tasks[3:]} == ids
-        state, _ = trained(made, 4)
+        state, _ = trained(made, 2)
         made.take(state.carry)
         found.append(made.predict(state.params, range(len(made.problems.samples))))
     np.testing.assert_array_equal(found[0].tokens, found[1].tokens)
@@ -145,27 +147,38 @@ def test_changing_a_scored_label_changes_no_prediction(tmp_path):
     assert not any(np.array_equal(a, b) for a, b in zip(*truths, strict=True))
 
 
-@pytest.mark.parametrize("conditioning", ["pooled", "aligned", "cross"])
-def test_with_gates_at_zero_conditioning_is_plain_trm(conditioning, tmp_path):
+def test_with_gates_at_zero_conditioning_is_plain_trm(tmp_path):
     plain = experiment()
     fill(tmp_path, plain.problems)
-    made = experiment(features=str(tmp_path), conditioning=conditioning, latents=4)
-    params, carry = jax.jit(made.init)(jax.random.key(0))
-    simple = jax.tree.map(lambda x: x, params)
-    for part in ("project", "resample"):
-        simple.pop(part, None)
-    for block in simple["blocks"].values():
-        block.pop("cross", None), block.pop("gate", None)
-    batch, features = made._batch_at(0, 0), jax.tree.map(jnp.asarray, made.features.arrays())
-    key = jax.random.key(1)
-    run = lambda e, p, b: jax.jit(lambda p: e.loss(p, carry, b, key, train=True))(p)
-    loss, (_, after) = run(made, params, {**batch, **features})
-    wanted, (_, plainly) = run(plain, simple, batch)
-    assert float(loss) == float(wanted)
-    np.testing.assert_array_equal(after["latents"]["y"], plainly["latents"]["y"])
-    gates = lambda p: [x for path, x in jax.tree_util.tree_leaves_with_path(p) if "gate'" in str(path[-1])]
-    gradient = jax.grad(lambda p: made.loss(p, carry, {**batch, **features}, key, train=True)[0])(params)
-    assert all(float(jnp.abs(g)) > 0 for g in gates(gradient))  # and the gates open
+    batch, key = plain._batch_at(0, 0), jax.random.key(1)
+
+    def run(made):
+        return jax.jit(jax.value_and_grad(lambda p, c, b: made.loss(p, c, b, key, train=True), has_aux=True))
+
+    plainly = run(plain)
+    for conditioning in ("pooled", "aligned", "cross"):
+        made = experiment(features=str(tmp_path), conditioning=conditioning, latents=4)
+        params, carry = jax.jit(made.init)(jax.random.key(0))
+        given = {**batch, **jax.tree.map(jnp.asarray, made.features.arrays())}
+        (loss, (_, after)), gradient = run(made)(params, carry, given)
+        simple = {k: v for k, v in params.items() if k not in ("project", "resample")}
+        simple["blocks"] = {i: {k: v for k, v in b.items() if k not in ("cross", "gate")} for i, b in params["blocks"].items()}
+        (wanted, (_, same)), _ = plainly(simple, carry, batch)
+        np.testing.assert_allclose(after["latents"]["y"], same["latents"]["y"], atol=1e-6)
+        np.testing.assert_allclose(loss, wanted, rtol=1e-6)
+        found = [x for path, x in jax.tree_util.tree_leaves_with_path(gradient) if "gate'" in str(path[-1])]
+        assert found and all(float(jnp.abs(g)) > 0 for g in found)  # and the gates open
+
+
+def test_a_block_with_its_gate_at_zero_is_the_block_without_it():
+    with_cross, without = (
+        RecursiveBlock(32, 2, 32, nnx.Rngs(0), mixer="attention", mixed=32, tokens=26, cross=c) for c in (True, False)
+    )
+    with_cross.attention, with_cross.mlp = without.attention, without.mlp
+    x, latents = jax.random.normal(jax.random.key(0), (2, 26, 32)), jax.random.normal(jax.random.key(1), (2, 4, 32))
+    np.testing.assert_array_equal(with_cross(x, None, latents), without(x, None, None))
+    with_cross.gate[...] = jnp.ones(())
+    assert float(jnp.abs(with_cross(x, None, latents) - without(x, None, None)).max()) > 0.1
 
 
 def test_ablations_change_the_features_and_nothing_else(tmp_path):
@@ -183,7 +196,7 @@ def test_ablations_change_the_features_and_nothing_else(tmp_path):
 def test_training_learns_and_voting_counts_views():
     made = experiment()
     state, rows = trained(made, 60)
-    assert np.mean([r["loss"] for r in rows[-5:]]) < 0.7 * rows[0]["loss"]
+    assert np.mean([r["loss"] for r in rows[-5:]]) < 0.9 * rows[0]["loss"]
     made.take(state.carry)
     measured = hybrid_evaluate.measure(made, state.params)
     assert set(measured) >= {"val/train_exact", "val/exact", "val/shape", "val/cells", "val/steps"}
@@ -199,7 +212,7 @@ def test_training_learns_and_voting_counts_views():
 def test_a_row_takes_new_data_only_after_it_halted():
     made = experiment(explore=0.0)
     optimizer = make_optimizer(OPTIM, 1000)
-    state = init_state(made, optimizer, 0, ema=False, scaled=False)
+    state = jax.jit(lambda: init_state(made, optimizer, 0, ema=False, scaled=False))()
     step = jax.jit(train_step(made, optimizer, jnp.dtype(jnp.float32), 0.0))
     for i in range(6):
         before = jax.device_get(state.carry)
@@ -232,7 +245,7 @@ def test_correction_sees_the_models_own_last_answer_and_no_label():
     other = {**batch, "labels": np.roll(batch["labels"], 1, 1)}
     key = jax.random.key(1)
     carry = {**carry, "halted": jnp.zeros(8, bool)}  # rows at work, so that `own` counts
-    run = lambda own, b: made.loss(params, {**carry, "row": b, "own": own}, b, key, train=False)[1][1]["latents"]["y"]
+    run = jax.jit(lambda own, b: made.loss(params, {**carry, "row": b, "own": own}, b, key, train=False)[1][1]["latents"]["y"])
     blank, said = jnp.full((8, 25), -1, jnp.int8), jnp.full((8, 25), 3, jnp.int8)
     np.testing.assert_array_equal(run(said, batch), run(said, other))
     assert float(jnp.abs(run(said, batch) - run(blank, batch)).max()) > 1e-3
@@ -252,17 +265,15 @@ def test_only_the_last_cycle_has_a_gradient_and_little_is_kept():
 
 def test_cycles_without_a_gradient_pass_none():
     """The gradient in x of the whole equals that of the last cycle alone, started where the others ended."""
-    from flax import nnx
-
     long = GridDecoder(dataclasses.replace(MODEL, h_cycles=3), nnx.Rngs(0))
     short = GridDecoder(dataclasses.replace(MODEL, h_cycles=1), nnx.Rngs(0))
     before = GridDecoder(dataclasses.replace(MODEL, h_cycles=2), nnx.Rngs(0))
     x = jax.random.normal(jax.random.key(1), (2, 26, 32))
     start = Latents(jnp.ones((2, 26, 32)), jnp.ones((2, 26, 32)))
-    middle = before._recurse(x, None, start)
-    whole = jax.grad(lambda x: long._recurse(x, None, start).y.sum())(x)
-    last = jax.grad(lambda x: short._recurse(x, None, middle).y.sum())(x)
-    np.testing.assert_allclose(whole, last, atol=1e-6)
+    middle = jax.jit(lambda x: before._recurse(x, None, start))(x)
+    whole = jax.jit(jax.grad(lambda x: long._recurse(x, None, start).y.sum()))(x)
+    last = jax.jit(jax.grad(lambda x: short._recurse(x, None, middle).y.sum()))(x)
+    np.testing.assert_allclose(whole, last, atol=1e-5)
 
 
 def test_only_rows_in_the_batch_change_in_the_table():
@@ -287,23 +298,28 @@ def test_a_run_resumed_from_its_checkpoint_has_the_same_numbers(tmp_path):
     from jaxsrc.runtime import RuntimeConfig
     from jaxsrc.train import run
 
-    def go(folder, budget):
-        made = experiment()
-        made.config = dataclasses.replace(made.config, steps=12)
+    class Stops(HybridExperiment):
+        """Fails where the ninth batch is asked for."""
+
+        last = 12
+
+        def _batch_at(self, seed, step):
+            if step >= self.last:
+                raise RuntimeError("stopped here")
+            return super()._batch_at(seed, step)
+
+    def go(folder, last):
+        made = Stops(dataclasses.replace(experiment().config, steps=12))
+        made.last, made.problems = last, choose(tasks(), DATA)
+        optim = dataclasses.replace(OPTIM, ema=0.9)
+        runtime = RuntimeConfig(device="cpu", compile_cache=str(tmp_path / "xla"))
         train = TrainConfig(log_every=2, checkpoint_every=4, eval_every=0)
-        plan = Plan("h", 0, made, dataclasses.replace(OPTIM, ema=0.9), train, RuntimeConfig(device="cpu", compile_cache=""), {})
-        if budget:
-            full = made._batch_at
-            made._batch_at = lambda seed, step: full(seed, step) if step < 8 else _stop()
-        return run(plan, folder, quiet=True)
+        return run(Plan("h", 0, made, optim, train, runtime, {}), folder, quiet=True)
 
-    def _stop():
-        raise KeyboardInterrupt
-
-    whole = go(tmp_path / "a", None)[1]
-    with pytest.raises(KeyboardInterrupt):
-        go(tmp_path / "b", 8)
-    again = go(tmp_path / "b", None)[1]
+    whole = go(tmp_path / "a", 12)[1]
+    with pytest.raises(RuntimeError, match="stopped here"):
+        go(tmp_path / "b", 9)
+    again = go(tmp_path / "b", 12)[1]
     for a, b in zip(jax.tree.leaves(jax.device_get(whole)), jax.tree.leaves(jax.device_get(again)), strict=True):
         np.testing.assert_array_equal(a, b)
 
