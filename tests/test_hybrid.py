@@ -71,16 +71,19 @@ def fill(folder, problems, seed=0):
     return cache
 
 
-def trained(made, steps, state=None, seed=0, start=0):
+def compiled(made):
+    """(function that makes a fresh state, training step)."""
     optimizer = make_optimizer(OPTIM, 1000)
-    if state is None:
-        state = jax.jit(lambda: init_state(made, optimizer, seed, ema=False, scaled=False))()
-    step = jax.jit(train_step(made, optimizer, jnp.dtype(jnp.float32), 0.0))
-    stage = made.stages[0]
+    start = jax.jit(lambda: init_state(made, optimizer, 0, ema=False, scaled=False))
+    return start, jax.jit(train_step(made, optimizer, jnp.dtype(jnp.float32), 0.0))
+
+
+def trained(made, steps, programs=None):
+    start, step = programs or compiled(made)
+    state, stage, rows = start(), made.stages[0], []
     resident = stage.resident() if stage.resident is not None else ()
-    rows = []
-    for i in range(start, steps):
-        state, metrics = step(state, stage.batch_at(seed, i), resident)
+    for i in range(steps):
+        state, metrics = step(state, stage.batch_at(0, i), resident)
         rows.append({k: s / max(w, 1e-9) for k, (s, w) in jax.device_get(metrics).rows()[0].items()})
     return state, rows
 
@@ -135,10 +138,11 @@ def test_changing_a_scored_label_changes_no_prediction(tmp_path):
     ]
     found = []
     fill(tmp_path, experiment(given).problems)
-    for version in (given, other):
-        made = experiment(version, str(tmp_path), conditioning="cross", latents=4)
+    versions = [experiment(version, str(tmp_path), conditioning="cross", latents=4) for version in (given, other)]
+    programs, versions[1]._predict = compiled(versions[0]), versions[0]._predict  # the same programs on other data
+    for made in versions:
         assert {t.id for t in made.problems.tasks[3:]} == ids
-        state, _ = trained(made, 2)
+        state, _ = trained(made, 3, programs)
         made.take(state.carry)
         found.append(made.predict(state.params, range(len(made.problems.samples))))
     np.testing.assert_array_equal(found[0].tokens, found[1].tokens)
@@ -211,9 +215,8 @@ def test_training_learns_and_voting_counts_views():
 
 def test_a_row_takes_new_data_only_after_it_halted():
     made = experiment(explore=0.0)
-    optimizer = make_optimizer(OPTIM, 1000)
-    state = jax.jit(lambda: init_state(made, optimizer, 0, ema=False, scaled=False))()
-    step = jax.jit(train_step(made, optimizer, jnp.dtype(jnp.float32), 0.0))
+    start, step = compiled(made)
+    state = start()
     for i in range(6):
         before = jax.device_get(state.carry)
         batch = made._batch_at(0, i)
@@ -331,3 +334,18 @@ def test_baselines_stand_beside_and_padding_scores_nothing():
     assert scoring.score(task, empty).hits2 == 0 and scoring.score(task, empty).cells == 0
     assert 0 < hybrid_evaluate.canvas_share(task, empty[0], 5) < 1  # and yet "right" on much of the canvas
     assert SimpleNamespace(**hybrid_evaluate.PLAIN).__dict__.keys() >= {"copy the input", "all padding"}
+
+
+@pytest.mark.parametrize("conditioning", ["none", "cross"])
+def test_half_precision_keeps_every_type_of_the_state(conditioning, tmp_path):
+    plain = experiment()
+    fill(tmp_path, plain.problems)
+    features = str(tmp_path) if conditioning == "cross" else ""
+    made = experiment(features=features, conditioning=conditioning, latents=4, correction=True)
+    optimizer = make_optimizer(OPTIM, 1000)
+    state = jax.eval_shape(lambda: init_state(made, optimizer, 0, ema=True, scaled=False))
+    resident = made.stages[0].resident_shapes
+    for dtype in (jnp.bfloat16, jnp.float16):
+        after, _ = jax.eval_shape(train_step(made, optimizer, jnp.dtype(dtype), 0.9), state, made.abstract_batch(0), resident)
+        kinds = lambda tree: jax.tree.map(lambda x: (x.shape, x.dtype), tree)
+        assert kinds(after) == kinds(state)
