@@ -17,6 +17,7 @@ from jaxsrc.errors import UserError
 from jaxsrc.experiment import RunConfig
 from jaxsrc.feature_cache import MANIFEST, Cache, Entry, Identity
 from jaxsrc.hybrid_data import draw
+from jaxsrc.hybrid_experiment import HybridExperiment
 from jaxsrc.llama_store import open_store
 from tests.llamas import make
 from tests.test_hybrid import tasks
@@ -119,7 +120,7 @@ def test_the_commands_run_from_extraction_to_evaluation(place, tmp_path, capsys)
 
 def test_stale_foreign_and_incomplete_caches_are_refused(place, tmp_path):
     config = hybrid(place, tmp_path / "cache")
-    build = lambda *more: train.plan_of("configs/hybrid_tiny.yaml", overrides(place, tmp_path / "cache", *more)).experiment.stages
+    build = lambda *more: HybridExperiment(hybrid(place, tmp_path / "cache", *more)).stages
     with pytest.raises(UserError, match="expected a feature cache, got none"):
         build()
     extract.extract(config, lambda line: None)

@@ -44,8 +44,8 @@ def step(count: int) -> None:
         s, arms = shape.cells, {}
         data = {"inputs": rng.integers(0, 12, (b, s)).astype(np.int8), "labels": rng.integers(1, 12, (b, s)).astype(np.int8)}
         data |= {"puzzle": rng.integers(0, 15, b).astype(np.int32)}
-        for remat in (False, True):
-            model = replace(shape, remat=remat)
+        for kind, remat, unroll in (("", False, False), (", recomputing", True, False), (", unrolled", False, True)):
+            model = replace(shape, remat=remat, unroll=unroll)
             made = HybridExperiment(HybridConfig(model=model, data=HybridDataConfig(views=1), batch=b))
             optimizer = make_optimizer(optim, 1000)
             holder = [jax.jit(lambda e=made, o=optimizer: init_state(e, o, 0, ema=False, scaled=False))()]
@@ -59,7 +59,7 @@ def step(count: int) -> None:
                 holder[0], metrics = compiled(holder[0], given)
                 jax.block_until_ready(metrics)
 
-            arms["sheaf, recomputing" if remat else "sheaf"] = ours
+            arms[f"sheaf{kind}"] = ours
         twin = GridDecoderTwin(shape, 15)
         training = Training(twin, b, 1e-3, (0.9, 0.95), 0.1, 1e-2, 0.1)
         tensors = {k: torch.from_numpy(v) for k, v in data.items()}
