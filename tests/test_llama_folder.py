@@ -71,7 +71,9 @@ def cut(path):
 
 
 def headless(folder):
-    rewrite(folder, HEAD, lambda _: None)
+    file = rewrite(folder, HEAD, lambda _: None)
+    if not load_file(folder / file):  # it had a shard of its own
+        (folder / file).unlink()
     reindex(folder, lambda m: m.pop(HEAD))
 
 
@@ -88,7 +90,7 @@ FAULTS = {
     "truncated shard": (lambda f: cut(first_shard(f)), "expected a whole safetensors file"),
     "no index": (lambda f: (f / INDEX).unlink(), "expected model.safetensors.index.json beside"),
     "broken index": (lambda f: (f / INDEX).write_text("{"), "expected JSON"),
-    "index that disagrees": (lambda f: reindex(f, lambda m: m.update({HEAD: m[WEIGHT]})), f"{HEAD}: expected in"),
+    "index that disagrees": (lambda f: reindex(f, lambda m: m.update({HEAD: m[WEIGHT], WEIGHT: m[HEAD]})), f"{HEAD}: exp"),
     "duplicate key": (duplicate, f"{HEAD}: expected once"),
     "missing untied head": (headless, f"{HEAD}: expected in the"),
     "unknown key": (odd, "odd: a tensor that this model has not"),
