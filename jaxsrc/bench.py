@@ -1,4 +1,4 @@
-"""`python -m jaxsrc.bench device|sweep|gate|rate|kan`: step times, and each idea beside its rivals in one process."""
+"""`python -m jaxsrc.bench device|sweep|gate|rate|kan|ablate`: step times, and each idea beside its rivals in one process."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
-from jaxsrc import bench_device, bench_gate, bench_kan, bench_rate, bench_sweep, heap
+from jaxsrc import bench_ablate, bench_device, bench_gate, bench_kan, bench_rate, bench_sweep, heap
 from jaxsrc import config as configuration
 from jaxsrc import runtime as runtimes
 from jaxsrc.arc_experiment import ArcExperiment
@@ -144,6 +144,16 @@ def rate(args: argparse.Namespace) -> int:
     return DONE
 
 
+def ablate(args: argparse.Namespace) -> int:
+    """The hybrid with its features as they are, zeroed, shuffled, pooled, aligned, crossed and absent, beside baselines."""
+    config = configuration.load(RunConfig, args.config, args.override)
+    report = Report(args.out)
+    rows = bench_ablate.measure(config, args.steps, args.out, report.say, tuple(args.arm or ()))
+    report.table(f"{args.config}, {args.steps or 'all'} steps an arm, voted answers", bench_ablate.COLUMNS, rows)
+    report.close("benchmarked")
+    return DONE
+
+
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m jaxsrc.bench", description=__doc__)
     actions = parser.add_subparsers(required=True, metavar="BENCH")
@@ -190,6 +200,13 @@ def main(arguments: list[str]) -> int:
     five.add_argument("--batch", type=int, default=128, help="of the picture (default 128)")
     five.add_argument("--out", type=Path, default=Path("runs/bench_rate"))
     five.set_defaults(action=rate)
+    last = actions.add_parser("ablate", help=ablate.__doc__)
+    last.add_argument("config", nargs="?", default="configs/hybrid_tiny.yaml", metavar="CONFIG")
+    last.add_argument("override", nargs="*", metavar="key=value")
+    last.add_argument("--steps", type=int, default=0, help="of each arm (default: the configuration's)")
+    last.add_argument("--arm", action="append", choices=list(bench_ablate.ARMS), help="(default: all)")
+    last.add_argument("--out", type=Path, default=Path("runs/bench_ablate"))
+    last.set_defaults(action=ablate)
     args = parser.parse_args(arguments)
     return args.action(args)
 

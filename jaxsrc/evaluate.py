@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxsrc import depth_evaluate, leaderboard, scoring, submission
+from jaxsrc import depth_evaluate, hybrid_evaluate, leaderboard, scoring, submission
 from jaxsrc import runtime as runtimes
 from jaxsrc.arc_experiment import ArcExperiment
 from jaxsrc.baselines import BASELINES
@@ -25,6 +25,7 @@ from jaxsrc.errors import DONE, UserError, command_line
 from jaxsrc.evaluate_images import evaluate_images
 from jaxsrc.evaluate_text import evaluate_text
 from jaxsrc.gated import GatedExperiment
+from jaxsrc.hybrid_experiment import HybridExperiment
 from jaxsrc.image_experiment import ImageExamples
 from jaxsrc.plots import arc_pages
 from jaxsrc.report import Report
@@ -195,6 +196,11 @@ def main(arguments: list[str]) -> int:
     if isinstance(experiment, DepthExperiment):
         count = args.limit or (0 if args.tasks else 500)
         depth_evaluate.run(opened, args.run, args.depths, count, args.tasks or ())
+        return DONE
+    if isinstance(experiment, HybridExperiment):
+        report = Report(args.run)
+        hybrid_evaluate.run(opened, report)
+        report.close("evaluated")
         return DONE
     solver_of(opened, args.views)
     assert isinstance(experiment, ArcExperiment)

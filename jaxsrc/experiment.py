@@ -13,6 +13,7 @@ from jaxsrc.errors import UserError
 from jaxsrc.examples import Gateable
 from jaxsrc.gate_config import DenseGate, GateConfig
 from jaxsrc.gated import GatedExperiment
+from jaxsrc.hybrid_experiment import HybridConfig, HybridExperiment
 from jaxsrc.image_experiment import ImageConfig, ImageExamples
 from jaxsrc.loop import TrainConfig
 from jaxsrc.optim import OptimConfig
@@ -21,7 +22,7 @@ from jaxsrc.runtime import RuntimeConfig
 from jaxsrc.sweep import SweepExperiment
 from jaxsrc.text_experiment import TextConfig, TextExperiment
 
-ExperimentConfig = Annotated[ArcConfig | DepthConfig | ImageConfig | TextConfig, Field(discriminator="kind")]
+ExperimentConfig = Annotated[ArcConfig | DepthConfig | HybridConfig | ImageConfig | TextConfig, Field(discriminator="kind")]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +63,8 @@ def _plain(config: RunConfig) -> Experiment:
             return ArcExperiment(config.experiment)
         case DepthConfig():
             return DepthExperiment(config.experiment)
+        case HybridConfig():
+            return HybridExperiment(config.experiment)
         case ImageConfig():
             return GatedExperiment(ImageExamples(config.experiment), DenseGate())
         case TextConfig(sweep=None):
@@ -79,6 +82,8 @@ def with_batch(config: RunConfig, batch: int) -> RunConfig:
             return replace(config, experiment=replace(arc, stages=tuple(replace(s, batch=batch) for s in arc.stages)))
         case DepthConfig() as depth:
             return replace(config, experiment=replace(depth, batch=batch))
+        case HybridConfig() as hybrid:
+            return replace(config, experiment=replace(hybrid, batch=batch))
         case ImageConfig() as image:
             return replace(config, experiment=replace(image, batch=batch))
         case TextConfig() as text:

@@ -10,6 +10,7 @@ import jax
 import optax
 from pydantic import Field
 
+from jaxsrc.adam_atan2 import adam_atan2
 from jaxsrc.errors import UserError
 
 PACKED = 2**24  # parameters up to which the optimiser works on one vector; above, the copy would cost real memory
@@ -22,7 +23,7 @@ class OptimConfig:
     update (warm-up and schedule count updates); ema: decay a step of the parameters' moving average that evaluation
     uses, 0 for none."""
 
-    kind: Literal["adamw", "sgd"] = "adamw"
+    kind: Literal["adamw", "sgd", "adam_atan2"] = "adamw"
     learning_rate: Annotated[float, Field(gt=0)] = 2e-3
     warmup_steps: Annotated[int, Field(ge=0)] = 100
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
@@ -81,6 +82,8 @@ def make_optimizer(config: OptimConfig, steps: int) -> optax.GradientTransformat
     schedule = make_schedule(config, steps)
     if config.kind == "adamw":
         core = optax.adamw(schedule, b1=config.b1, b2=config.b2, weight_decay=config.weight_decay)
+    elif config.kind == "adam_atan2":
+        core = adam_atan2(schedule, config.b1, config.b2, config.weight_decay)
     else:
         core = optax.chain(optax.add_decayed_weights(config.weight_decay), optax.sgd(schedule, momentum=config.b1))
     parts = [optax.clip_by_global_norm(config.clip_norm)] if config.clip_norm else []

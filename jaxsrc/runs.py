@@ -13,7 +13,7 @@ from jaxsrc.errors import UserError
 from jaxsrc.experiment import RunConfig, build
 from jaxsrc.loop import total_steps
 from jaxsrc.optim import make_optimizer
-from jaxsrc.protocol import Experiment, PyTree
+from jaxsrc.protocol import Carried, Experiment, PyTree
 from jaxsrc.state import init_state
 from jaxsrc.sweep import SweepExperiment
 
@@ -58,7 +58,7 @@ def open_run(run: Path, which: str = "latest", member: int | None = None) -> Ope
     checkpoints = Checkpoints(run, read_only=True)
     wanted = abstract(shapes.best_params, jax.sharding.SingleDeviceSharding(device))
     carry = abstract(shapes.carry, jax.sharding.SingleDeviceSharding(device))
-    asked = {name: wanted} | ({"carry": carry} if isinstance(experiment, SweepExperiment) else {})
+    asked = {name: wanted} | ({"carry": carry} if isinstance(experiment, Carried) else {})
     restored = checkpoints.restore(asked, which, part=True)
     checkpoints.close()
     params = restored.state[name]

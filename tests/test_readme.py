@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from jaxsrc import analyze, bench, depth_compare, evaluate, submission, train
+from jaxsrc import analyze, bench, depth_compare, evaluate, extract, submission, train
 
 README = Path("README.md").read_text()
 CONFIGS = sorted(Path("configs").glob("*.yaml"))
@@ -30,7 +30,8 @@ def test_the_layout_names_real_files():
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_options_that_the_readme_names_are_known(command, capsys):
-    modules = {m.__name__.removeprefix("jaxsrc."): m for m in (train, evaluate, bench, analyze, depth_compare, submission)}
+    commands = (train, evaluate, bench, analyze, depth_compare, extract, submission)
+    modules = {m.__name__.removeprefix("jaxsrc."): m for m in commands}
     words = shlex.split(command.replace("[", "").replace("]", ""))
     name = words[2].removeprefix("jaxsrc.")
     line = next(row for row in README.splitlines() if command in row)

@@ -14,8 +14,10 @@ def wide(x: Float[Array, "..."]) -> Float[Array, "..."]:
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
-def rms_norm(x: Float[Array, "... d"], scale: Float[Array, "d"] | None = None) -> Float[Array, "... d"]:
+def rms_norm(
+    x: Float[Array, "... d"], scale: Float[Array, "d"] | None = None, *, epsilon: float = EPSILON
+) -> Float[Array, "... d"]:
     """x / sqrt(mean(x^2) + epsilon), times `scale` if given (Zhang & Sennrich 2019); zero rows stay zero."""
     y = wide(x)
-    out = y * jax.lax.rsqrt(jnp.mean(y * y, -1, keepdims=True) + EPSILON)
+    out = y * jax.lax.rsqrt(jnp.mean(y * y, -1, keepdims=True) + epsilon)
     return (out if scale is None else out * scale).astype(x.dtype)
