@@ -1,0 +1,1 @@
+"""What is exported of each kind of run."""
