@@ -15,6 +15,7 @@ from jaxsrc.analysis import ablate as ablation
 from jaxsrc.analysis import lens as lenses
 from jaxsrc.analysis import patch as patching
 from jaxsrc.analysis import probing
+from jaxsrc.analysis import study as studies
 from jaxsrc.analysis.subject import Rows, Subject, characters, depth_rows, depth_subject
 from jaxsrc.data.expression_study import study_data
 from jaxsrc.data.expressions import Expression
@@ -171,6 +172,19 @@ def attribute(case: Case) -> None:
     case.report.note(f"the parts add up to the logits within {error:.2g}")
 
 
+def study(case: Case) -> None:
+    """The study's table under its own names, beside what each figure is worth: a run of configs/depth_pilot.yaml."""
+    experiment, last = case.experiment, len(case.subject.names) - 1
+    if experiment.config.data.source != "study" or experiment.config.track != "direct" or last < 2 or case.subject.heads < 3:
+        raise UserError("study: expected a run on the study's data with 3 layers and heads or more; train configs/depth_pilot.yaml")
+    untrained = experiment.init(jax.random.key(10**6))[0]
+    lines, note = studies.accuracies(experiment, case.subject, case.params)
+    case.report.table("the study's accuracy: is EOS foreseen once the whole right answer was shown?", studies.ACCURACY, lines)
+    case.report.note(note)
+    case.report.table("the study's probes", studies.PROBES, studies.probes(experiment, case.subject, case.params, untrained))
+    case.report.table("the study's loss", studies.LOSS, studies.losses(experiment, case.subject, case.params))
+
+
 QUESTIONS: dict[str, Callable[[Case], None]] = {
     "ablate": ablate,
     "probe": probe,
@@ -178,6 +192,7 @@ QUESTIONS: dict[str, Callable[[Case], None]] = {
     "lens": lens,
     "attention": attention,
     "attribute": attribute,
+    "study": study,
 }
 
 
@@ -214,7 +229,8 @@ def main(arguments: list[str]) -> int:
     unit = "" if args.layer is None else subject.units[subject.unit(args.layer, args.head)]
     case = Case(experiment, opened.params, subject, report, args.run, args.items, unit)
     for name, question in QUESTIONS.items():
-        if args.question in (name, "report"):
+        whole = args.question == "report" and (name != "study" or experiment.config.data.source == "study")
+        if whole or args.question == name:
             report.say(f"{name}: {(question.__doc__ or '').splitlines()[0]}")
             question(case)
     report.close("analysed")

@@ -13,7 +13,6 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxsrc.data.expression_steps import next_step
 from jaxsrc.data.expression_text import PAD, pad
 from jaxsrc.data.expressions import Expression
 from jaxsrc.depth_data import answer_row, prompt_row, vocabulary
@@ -161,9 +160,8 @@ def depth_rows(experiment: DepthExperiment, items: Sequence[Expression]) -> Rows
     """Right answers of the direct and steps tracks; the right marks of the rewrite track."""
     track = experiment.config.track
     if track == "rewrite":
-        steps = [next_step(e.text) for e in items]
         tokens = [locate_row(e.text) for e in items]
-        labels = [locate_labels(e.text, s.start if s else 0, s.stop if s else 0) for e, s in zip(items, steps, strict=True)]
+        labels = [locate_labels(e.text) for e in items]
         length = max(map(len, tokens))
         asked = pad(tokens, length) != PAD
         prefix = np.array([len(t) for t in tokens], np.int32)
