@@ -16,7 +16,8 @@ from jaxsrc.analysis import lens as lenses
 from jaxsrc.analysis import patch as patching
 from jaxsrc.analysis import probing
 from jaxsrc.analysis import study as studies
-from jaxsrc.analysis.subject import Rows, Subject, characters, depth_rows, depth_subject
+from jaxsrc.analysis.depth_subject import characters, depth_rows, depth_subject
+from jaxsrc.analysis.subject import Rows, Subject
 from jaxsrc.data.expression_study import study_data
 from jaxsrc.data.expressions import Expression
 from jaxsrc.depth_experiment import DepthExperiment

@@ -7,8 +7,9 @@ import pytest
 from flax import nnx
 
 from jaxsrc.analysis.ablate import METHODS, Effects, ablate, first_order, group_difference, make_scan, replacements
+from jaxsrc.analysis.depth_subject import depth_rows, depth_subject, transformer_subject
 from jaxsrc.analysis.lens import attribution, lens, patterns
-from jaxsrc.analysis.subject import Rows, blocks_of, depth_rows, depth_subject, score, values
+from jaxsrc.analysis.subject import Rows, score, values
 from jaxsrc.data.expression_study import study_data
 from jaxsrc.depth_experiment import DepthConfig, DepthExperiment
 from jaxsrc.errors import UserError
@@ -26,7 +27,7 @@ def model(seed=0, scale=0.2, config=CONFIG, vocabulary=16):
     leaves, tree = jax.tree.flatten(params)
     keys = jax.random.split(jax.random.key(seed), len(leaves))
     moved = [x + scale * jax.random.normal(k, x.shape) for x, k in zip(leaves, keys, strict=True)]
-    return blocks_of(nnx.graphdef(made), made), jax.tree.unflatten(tree, moved), made
+    return transformer_subject(nnx.graphdef(made), made), jax.tree.unflatten(tree, moved), made
 
 
 def digits(count=96, seed=0):

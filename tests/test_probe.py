@@ -5,11 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 from sklearn.linear_model import LogisticRegression, Ridge
 
+from jaxsrc.analysis.depth_subject import depth_rows, depth_subject
 from jaxsrc.analysis.lens import contributions
 from jaxsrc.analysis.patch import matched, patch
 from jaxsrc.analysis.probe import logistic, look_up, probe_sites, ridge
 from jaxsrc.analysis.probing import by_expression, characters_of, erase, probe_depth
-from jaxsrc.analysis.subject import depth_rows, depth_subject
 from jaxsrc.data.expressions import expression
 from jaxsrc.depth_data import DepthDataConfig
 from jaxsrc.depth_experiment import DepthConfig, DepthExperiment

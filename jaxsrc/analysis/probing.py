@@ -11,8 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from jaxsrc.analysis.depth_subject import depth_rows
 from jaxsrc.analysis.probe import look_up, probe_sites
-from jaxsrc.analysis.subject import Rows, Subject, depth_rows, score, values
+from jaxsrc.analysis.subject import Rows, Subject, score, values
 from jaxsrc.data.expressions import Expression
 from jaxsrc.depth_experiment import DepthExperiment
 from jaxsrc.modules.taps import Taps

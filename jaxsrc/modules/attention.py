@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from jaxsrc.modules import rotary
 from jaxsrc.modules.dropout import dropout
@@ -60,6 +60,11 @@ def attend(
     return jnp.matmul(pattern, rows(v)).reshape(b, h, n, d).transpose(0, 2, 1, 3)
 
 
+def at_positions(x: Shaped[Array, "b n d"], only: Int[Array, "b k"]) -> Shaped[Array, "b k d"]:
+    """Rows of x at some positions of each item of the batch."""
+    return jnp.take_along_axis(x, only[..., None], 1)
+
+
 class Attention(nnx.Module):
     """Self-attention of `heads` heads; taps NAME.pattern [b, h, n, m], NAME.heads [b, n, h, d], NAME.out [b, n, width].
 
@@ -92,18 +97,23 @@ class Attention(nnx.Module):
         theta: Array | None = None,
         cache: Cache | None = None,
         key: Array | None = None,
+        only: Int[Array, "b k"] | None = None,
         taps: Taps = NONE,
         name: str = "attention",
-    ) -> tuple[Float[Array, "b n d"], Cache | None]:
+    ) -> tuple[Float[Array, "b _ d"], Cache | None]:
         """Output and the cache with this call's keys and values in it.
 
-        mask: True where a query may look; with a cache, over its whole length; theta: rotary angles of the positions.
+        mask: True where a query may look; with a cache, over its whole length; theta: rotary angles of the positions; only:
+        positions whose output is wanted, [b, k, d] then: the others are looked at and no more.
         """
         b, n, _ = x.shape
-        part = lambda y, h: y.reshape(b, n, h, self.dim)
-        q, k, v = part(self.q(x), self.heads), part(self.k(x), self.kv_heads), part(self.v(x), self.kv_heads)
+        part = lambda y, h: y.reshape(b, -1, h, self.dim)
+        asking = x if only is None else at_positions(x, only)
+        q, k, v = part(self.q(asking), self.heads), part(self.k(x), self.kv_heads), part(self.v(x), self.kv_heads)
         if theta is not None:
-            q, k = rotary.rotate(q, theta), rotary.rotate(k, theta)
+            q, k = rotary.rotate(q, theta if only is None else theta[only]), rotary.rotate(k, theta)
+        if only is not None and mask is not None:
+            mask = at_positions(jnp.broadcast_to(mask, (b, n, mask.shape[-1])), only)
         if cache is not None:
             at = (0, cache.filled, 0, 0)
             k = jax.lax.dynamic_update_slice(cache.keys, k.astype(cache.keys.dtype), at)
@@ -122,4 +132,4 @@ class Attention(nnx.Module):
             taps.skip(f"{name}.pattern")
             out = attend(q, k, v, mask)
         out = taps(f"{name}.heads", out)
-        return taps(f"{name}.out", self.o(out.reshape(b, n, -1))), cache
+        return taps(f"{name}.out", self.o(out.reshape(*out.shape[:2], -1))), cache
