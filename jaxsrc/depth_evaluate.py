@@ -169,7 +169,7 @@ def run(opened: OpenRun, out: Path, depths: Sequence[int], count: int, files: Se
         forced = {n: teacher_forced(experiment, opened.params, items) for n, items in fitting.items() if items}
         report.table(
             f"{track}: teacher-forced, the right answer shown to the model (a constant EOS has 100 % in the last column)",
-            ("set", "items that fit", "nats an answer", "token right", "answer right", "nats a token, all", "EOS after the right answer"),
+            ("set", "that fit", "nats an answer", "token right", "answer right", "nats a token", "EOS after the right answer"),
             [
                 [
                     n,

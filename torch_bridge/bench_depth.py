@@ -10,7 +10,7 @@ import argparse
 import os
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 PILOT, LARGE = (128, 4, 4, 384), (384, 6, 6, 1536)
 
@@ -26,7 +26,7 @@ def one_core() -> str:
     return "cores as the system gives them"
 
 
-def rounds(arms: dict[str, Callable[[], object]], count: int) -> dict[str, float]:
+def rounds(arms: Mapping[str, Callable[[], object]], count: int) -> dict[str, float]:
     """Median CPU seconds of each arm, the arms taking turns."""
     found: dict[str, list[float]] = {name: [] for name in arms}
     for arm in arms.values():
@@ -124,7 +124,7 @@ def scan(count: int) -> None:
         data = study_data()
         rows = depth_rows(experiment, [e for pair in zip(data.flat, data.paren, strict=True) for e in pair][:rows_of])
         program = make_scan(subject)
-        x, y, asked = (torch.from_numpy(np.asarray(v)) for v in (rows.tokens, rows.labels, rows.asked))
+        x, y, asked = (torch.from_numpy(np.array(v)) for v in (rows.tokens, rows.labels, rows.asked))
         x, y = x.long(), y.long()
 
         def score(keep: torch.Tensor | None, x=x, y=y, asked=asked, twin=twin) -> torch.Tensor:
@@ -152,8 +152,12 @@ def scan(count: int) -> None:
         show(name, rounds(arms, count), "loop of PyTorch passes")
         print(f"{name:<22} largest difference of a row's loss {error:.2g}")
         new = replacements(subject, params, rows, "zero")
-        found = {"first order, all units at once": lambda s=subject, p=params, r=rows, n=new: first_order(s, p, r, n)}
-        show(name, rounds(found, count), next(iter(found)))
+
+        def slopes(s=subject, p=params, r=rows, n=new) -> np.ndarray:
+            return first_order(s, p, r, n)
+
+        label = "first order, all units at once"
+        show(name, rounds({label: slopes}, count), label)
 
 
 def main() -> None:

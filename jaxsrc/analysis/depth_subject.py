@@ -10,6 +10,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Int
 
+from jaxsrc.analysis.probing import Characters, chosen_characters
 from jaxsrc.analysis.subject import Rows, Subject, blocks_of
 from jaxsrc.data.expression_text import PAD, pad
 from jaxsrc.data.expressions import Expression
@@ -66,3 +67,13 @@ def characters(experiment: DepthExperiment, tokens: Int[np.ndarray, "n"]) -> lis
     """What each token of a row is, for pictures."""
     known = vocabulary(experiment.config.track).characters
     return [("PAD", "BOS", "EOS", "?")[t] if t < 4 else known[t - 4] for t in tokens.tolist()]
+
+
+def characters_of(experiment: DepthExperiment, items: Sequence[Expression], binary: bool, classes: int) -> Characters:
+    """Characters of expressions as the model reads them; digits of a number share a depth, so their order does not matter."""
+    rows = depth_rows(experiment, items)
+    where = np.zeros(rows.tokens.shape, bool)
+    for i, item in enumerate(items):
+        where[i, 1 : len(item.text) + 1] = True
+    labels = np.array([int(d > 0) if binary else d for item in items for d in item.depth])
+    return chosen_characters(rows, where, labels, classes)

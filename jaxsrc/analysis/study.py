@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from jaxsrc.analysis.depth_subject import depth_rows
+from jaxsrc.analysis.depth_subject import characters_of, depth_rows
 from jaxsrc.analysis.probe import look_up, probe_sites
-from jaxsrc.analysis.probing import Characters, characters_of, features, sites
+from jaxsrc.analysis.probing import Characters, features, sites
 from jaxsrc.analysis.subject import Rows, Subject, score
 from jaxsrc.data.expression_study import entropy, study_data
 from jaxsrc.data.expression_text import EOS, PAD

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float
 
 from jaxsrc.errors import UserError
 from jaxsrc.modules.attention import causal_mask
@@ -38,9 +38,10 @@ class Subject:
     """A transformer in pieces: `embed`, then `block` for each of `names`, then `read`; taps are named as the model names them.
 
     A block is pre-norm, in two halves: `attend` gives the stream after attention (at the positions `only` [b, k], where they are
-    given), `feed` the stream after the feed-forward network. heads, dim: of every attention; outputs: (params, block, heads [b, n, h, d]) -> what each head adds to the residual stream
-    [b, n, h, w]; direction: (params, last residual stream, labels) -> d [b, n, w] and constant [b, n] so that the label's logit
-    less the mean logit is x . d + constant, the final norm's scale held fixed.
+    given), `feed` the stream after the feed-forward network. heads, dim: of every attention; outputs: (params, block, heads
+    [b, n, h, d]) -> what each head adds to the residual stream [b, n, h, w]; direction: (params, last residual stream, labels)
+    -> d [b, n, w] and constant [b, n] so that the label's logit less the mean logit is x . d + constant, the final norm's scale
+    held fixed.
     """
 
     names: tuple[str, ...]
