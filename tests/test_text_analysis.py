@@ -3,7 +3,6 @@
 import jax
 import numpy as np
 import pytest
-from tests.small_models import moved
 
 from jaxsrc import analyze
 from jaxsrc.analysis.ablate import make_scan, replacements
@@ -16,6 +15,7 @@ from jaxsrc.modules.gated_units import AlphaConfig
 from jaxsrc.modules.taps import Taps
 from jaxsrc.text_experiment import TextConfig, TextExperiment
 from jaxsrc.train import main as train
+from tests.small_models import moved
 
 MODEL = "{kind: gated_lm, length: 40, width: 16, layers: 2, heads: 2, unit: paGELU, alpha: {kind: learnable, value: 0.4}}"
 SOURCE = "".join(f"x{i} = f(a[{i % 7}], (b, g(c[{i % 5}], {{{i}}})))\nprint(x{i}, y)\nfor z in w: pass\n" for i in range(400))
@@ -42,7 +42,7 @@ def made(source):
     config = GatedLMConfig(
         length=40, width=16, layers=2, heads=2, unit="paGELU", alpha=AlphaConfig(kind="learnable", value=0.4), gate_norm=True
     )
-    experiment = TextExperiment(TextConfig(data=TextDataConfig(source=str(source), held_out=0.5), model=config, batch=2, steps=10))
+    experiment = TextExperiment(TextConfig(data=TextDataConfig(source=str(source), held_out=0.5), model=config, batch=2))
     return TextMaterial(experiment), moved(jax.jit(experiment.init)(jax.random.key(0))[0])
 
 

@@ -64,7 +64,7 @@ class TextMaterial:
 
     def __init__(self, experiment: TextExperiment):
         if experiment.config.data.tokenizer:
-            raise UserError("expected a model of bytes, so that brackets can be counted, got one with a tokenizer; use another run")
+            raise UserError("expected a model of bytes, so that brackets can be counted, got one with a tokenizer; use another")
         self.experiment = experiment
         self.subject = text_subject(experiment)
         self.length = min(WINDOW, experiment.config.model.length)
