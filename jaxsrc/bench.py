@@ -1,4 +1,4 @@
-"""`python -m jaxsrc.bench device|sweep|kan`: step times over devices and batches; an arm beside its rival in one process."""
+"""`python -m jaxsrc.bench device|sweep|gate|rate|kan`: step times, and each idea beside its rivals in one process."""
 
 from __future__ import annotations
 
@@ -7,14 +7,17 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
-from jaxsrc import bench_device, bench_kan, bench_sweep
+from jaxsrc import bench_device, bench_gate, bench_kan, bench_rate, bench_sweep
 from jaxsrc import config as configuration
 from jaxsrc import runtime as runtimes
 from jaxsrc.arc_experiment import ArcExperiment
 from jaxsrc.errors import DONE, UserError, command_line
 from jaxsrc.experiment import RunConfig
+from jaxsrc.gate_config import SundewGate
+from jaxsrc.image_experiment import ImageConfig
 from jaxsrc.plots.arms import seconds_plot
 from jaxsrc.plots.devices import throughput
+from jaxsrc.plots.gate_bench import accuracies, frontier, response
 from jaxsrc.report import Report
 from jaxsrc.runs import open_run
 from jaxsrc.runtime import Precision, RuntimeConfig
@@ -75,6 +78,72 @@ def sweep(args: argparse.Namespace) -> int:
     return DONE
 
 
+def gate(args: argparse.Namespace) -> int:
+    """Every way of choosing samples against plain training: accuracy at equal time and at equal epochs, and all costs."""
+    config = configuration.load(RunConfig, args.config, args.override)
+    if not isinstance(config.experiment, ImageConfig):
+        raise UserError(f"expected a configuration of kind image, got {args.config}; take configs/digits_sundew.yaml")
+    images = config.experiment
+    runtime = runtimes.start(config.runtime)
+    plan = bench_gate.Plan(images, config.optim, args.seconds, args.epochs, args.seeds, tuple(args.noise))
+    plan.check()
+    sundew = config.gate if isinstance(config.gate, SundewGate) else SundewGate()
+    gates = bench_gate.arms(args.rate, sundew, images.model.exit_layer > 0)
+    unknown = [a for a in args.arms or [] if a not in gates]
+    if unknown:
+        raise UserError(f"--arms: expected among {', '.join(gates)}; got {', '.join(unknown)}")
+    gates = {n: g for n, g in gates.items() if not args.arms or n in args.arms or n == "dense"}
+    report = Report(args.out)
+    report.note(f"{args.config}, rate {args.rate:g}, {args.seeds} seeds; {runtime.describe()}")
+    times = bench_gate.timings(plan, gates, runtime)
+    dense = times["dense"]
+    report.table(
+        "one step and one epoch, every arm in turn",
+        ("arm", "step, ms", "epoch, s", "epochs for one dense"),
+        [(n, 1e3 * t.step, t.epoch, f"{dense.epoch / t.epoch:.2f}") for n, t in times.items()],
+    )
+    results = bench_gate.run(plan, gates, times, runtime, report.say)
+    flops = bench_gate.flops_of(images)
+    for budget in dict.fromkeys(r.budget for r in results):
+        pictured = {}
+        for noise in plan.noises:
+            mine = [r for r in results if r.budget == budget and r.noise == noise]
+            report.table(f"{budget}, {noise:.0%} of the labels wrong", bench_gate.COLUMNS, bench_gate.rows(mine, flops))
+            names = dict.fromkeys(r.arm for r in mine)
+            pictured[f"{noise:.0%} wrong labels"] = {
+                n: bench_gate.interval([r.accuracy for r in mine if r.arm == n]) for n in names
+            }
+            for rival in ("dense", "random, equal compute"):
+                if rival in names:
+                    pairs = [(n, *bench_gate.paired(mine, n, rival)) for n in names if n.startswith("sundew")]
+                    title = f"{budget}, {noise:.0%} wrong: accuracy minus that of {rival}, paired by seed"
+                    report.table(title, ("arm", "mean", "95 % from", "to"), pairs)
+        label = budget.replace(" ", "_")
+        picture = accuracies(pictured, f"{budget}, {args.seeds} seeds", args.out / "pictures" / f"gate_{label}.png")
+        report.picture(budget, picture)
+    if args.frontier:
+        points, plain = bench_gate.frontier(plan, args.frontier, sundew, runtime, report.say)
+        report.picture("frontier", frontier(points, plain, args.out / "pictures" / "gate_frontier.png"))
+        table = [(n, rate, *map(float, values)) for n, line in points.items() for rate, values in line]
+        report.table("frontier at equal epochs", ("arm", "rate", "accuracy", "95 % from", "to"), table)
+    (args.out / "bench_gate.json").write_text(json.dumps([asdict(r) for r in results], indent=1))
+    report.close("benchmarked")
+    return DONE
+
+
+def rate(args: argparse.Namespace) -> int:
+    """How fast controllers bring the activation rate to its target, from a cold start and after the scores jump."""
+    runtimes.start(RuntimeConfig(device="cpu"))
+    report = Report(args.out)
+    table = bench_rate.table(args.targets, args.batches)
+    report.table("batches until every window of 50 keeps within 10 % of the target", bench_rate.COLUMNS, table)
+    series = bench_rate.responses(args.target, args.batch)
+    picture = response(series, args.target, bench_rate.SHIFT, bench_rate.WINDOW, args.out / "pictures" / "step_response.png")
+    report.picture("step response", picture)
+    report.close("benchmarked")
+    return DONE
+
+
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m jaxsrc.bench", description=__doc__)
     actions = parser.add_subparsers(required=True, metavar="BENCH")
@@ -102,6 +171,25 @@ def main(arguments: list[str]) -> int:
     three.add_argument("--rounds", type=int, default=10, help="timed steps of each arm (default 10)")
     three.add_argument("--out", type=Path, default=Path("runs/bench_sweep"))
     three.set_defaults(action=sweep)
+    four = actions.add_parser("gate", help=gate.__doc__)
+    four.add_argument("config", nargs="?", default="configs/digits_sundew.yaml", metavar="CONFIG")
+    four.add_argument("override", nargs="*", metavar="key=value")
+    four.add_argument("--rate", type=float, default=0.1, help="of every arm that has one (default 0.1)")
+    four.add_argument("--seeds", type=int, default=5)
+    four.add_argument("--noise", type=float, nargs="+", default=[0.0, 0.1, 0.2], help="shares of wrong labels")
+    four.add_argument("--seconds", type=float, default=3.0, help="of the wall-clock half, 0 for none (default 3)")
+    four.add_argument("--epochs", type=float, default=25.0, help="of the other half, 0 for none (default 25)")
+    four.add_argument("--arms", nargs="+", metavar="ARM", help="only these, and dense (default: all)")
+    four.add_argument("--frontier", type=float, nargs="*", default=[0.06, 0.1, 0.2, 0.4], metavar="RATE")
+    four.add_argument("--out", type=Path, default=Path("runs/bench_gate"))
+    four.set_defaults(action=gate)
+    five = actions.add_parser("rate", help=rate.__doc__)
+    five.add_argument("--targets", type=float, nargs="+", default=[0.01, 0.06, 0.1, 0.2, 0.5, 0.9])
+    five.add_argument("--batches", type=int, nargs="+", default=[64, 256, 1024])
+    five.add_argument("--target", type=float, default=0.1, help="of the picture (default 0.1)")
+    five.add_argument("--batch", type=int, default=128, help="of the picture (default 128)")
+    five.add_argument("--out", type=Path, default=Path("runs/bench_rate"))
+    five.set_defaults(action=rate)
     args = parser.parse_args(arguments)
     return args.action(args)
 

@@ -1,4 +1,4 @@
-"""`python -m jaxsrc.evaluate RUN`: score a run: ARC tasks beside their baselines, nested arithmetic by depth, or a text."""
+"""`python -m jaxsrc.evaluate RUN`: score a run: ARC tasks, nested arithmetic, a text or pictures."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -22,7 +22,10 @@ from jaxsrc.data.arc import Task, refuse_leaks
 from jaxsrc.data.arc_files import load
 from jaxsrc.depth_experiment import DepthExperiment
 from jaxsrc.errors import DONE, UserError, command_line
+from jaxsrc.evaluate_images import evaluate_images
 from jaxsrc.evaluate_text import evaluate_text
+from jaxsrc.gated import GatedExperiment
+from jaxsrc.image_experiment import ImageExamples
 from jaxsrc.plots import arc_pages
 from jaxsrc.report import Report
 from jaxsrc.runs import OpenRun, open_run
@@ -31,6 +34,7 @@ from jaxsrc.solver.candidate import Family
 from jaxsrc.solver.learned import LearnedSections
 from jaxsrc.solver.solve import SolverConfig, solve
 from jaxsrc.sweep import SweepExperiment
+from jaxsrc.text_examples import TextExamples
 from jaxsrc.text_experiment import TextExperiment
 
 ARMS: dict[str, tuple[Family, ...]] = {
@@ -179,6 +183,12 @@ def main(arguments: list[str]) -> int:
     args = parser().parse_args(arguments)
     runtime = runtimes.start(RuntimeConfig(device=args.device))
     opened = open_run(args.run, args.checkpoint, args.member)
+    if isinstance(opened.experiment, GatedExperiment):
+        data = opened.experiment.data
+        if isinstance(data, ImageExamples):
+            return evaluate_images(args.run, opened, data)
+        assert isinstance(data, TextExamples)
+        opened = replace(opened, experiment=data.text)
     if isinstance(opened.experiment, TextExperiment | SweepExperiment):
         return _text(args, opened)
     experiment = opened.experiment

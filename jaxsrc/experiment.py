@@ -9,6 +9,11 @@ from pydantic import Field
 
 from jaxsrc.arc_experiment import ArcConfig, ArcExperiment
 from jaxsrc.depth_experiment import DepthConfig, DepthExperiment
+from jaxsrc.errors import UserError
+from jaxsrc.examples import Gateable
+from jaxsrc.gate_config import DenseGate, GateConfig
+from jaxsrc.gated import GatedExperiment
+from jaxsrc.image_experiment import ImageConfig, ImageExamples
 from jaxsrc.loop import TrainConfig
 from jaxsrc.optim import OptimConfig
 from jaxsrc.protocol import Experiment
@@ -16,28 +21,49 @@ from jaxsrc.runtime import RuntimeConfig
 from jaxsrc.sweep import SweepExperiment
 from jaxsrc.text_experiment import TextConfig, TextExperiment
 
-ExperimentConfig = Annotated[ArcConfig | DepthConfig | TextConfig, Field(discriminator="kind")]
+ExperimentConfig = Annotated[ArcConfig | DepthConfig | ImageConfig | TextConfig, Field(discriminator="kind")]
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
-    """A whole run. name: of its folder under runs/; seed: of parameters, data order and augmentation."""
+    """A whole run. name: of its folder under runs/; seed: of parameters, data order and augmentation; gate: which samples a
+    step trains on, for experiments whose samples have losses of their own; its name alone will do: `gate: sundew`."""
 
     name: str = "arc_sheaf"
     seed: Annotated[int, Field(ge=0)] = 0
     experiment: ExperimentConfig = field(default_factory=ArcConfig)
+    gate: GateConfig | None = None
     optim: OptimConfig = field(default_factory=OptimConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
 
 
 def build(config: RunConfig) -> Experiment:
-    """The experiment of a configuration; reads no data."""
+    """The experiment of a configuration; reads no data.
+
+    Errors: UserError for a gate before an experiment without per-example losses.
+    """
+    if isinstance(config.experiment, ImageConfig):
+        return GatedExperiment(ImageExamples(config.experiment), config.gate or DenseGate())
+    plain = _plain(config)
+    if config.gate is None:
+        return plain
+    if not isinstance(plain, Gateable):
+        raise UserError(
+            f"gate: expected an experiment with a loss for each example (image, text), got kind {config.experiment.kind}; "
+            "leave the gate out"
+        )
+    return GatedExperiment(plain.examples(), config.gate)
+
+
+def _plain(config: RunConfig) -> Experiment:
     match config.experiment:
         case ArcConfig():
             return ArcExperiment(config.experiment)
         case DepthConfig():
             return DepthExperiment(config.experiment)
+        case ImageConfig():
+            return GatedExperiment(ImageExamples(config.experiment), DenseGate())
         case TextConfig(sweep=None):
             return TextExperiment(config.experiment)
         case TextConfig():
@@ -53,6 +79,8 @@ def with_batch(config: RunConfig, batch: int) -> RunConfig:
             return replace(config, experiment=replace(arc, stages=tuple(replace(s, batch=batch) for s in arc.stages)))
         case DepthConfig() as depth:
             return replace(config, experiment=replace(depth, batch=batch))
+        case ImageConfig() as image:
+            return replace(config, experiment=replace(image, batch=batch))
         case TextConfig() as text:
             return replace(config, experiment=replace(text, batch=batch))
         case _:

@@ -25,6 +25,7 @@ from jaxsrc.modules.gated_units import Gating, GatingKinds
 from jaxsrc.protocol import Metrics, PyTree, Stage
 from jaxsrc.report import Report
 from jaxsrc.sweep_config import SweepConfig
+from jaxsrc.text_examples import TextExamples
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,6 +142,10 @@ class TextExperiment:
     def take(self, carry: PyTree) -> None:
         """See `protocol.Carried`."""
         self.carry = carry
+
+    def examples(self) -> TextExamples:
+        """See `examples.Gateable`."""
+        return TextExamples(self)
 
     def validate(self, params: PyTree, stage: int) -> dict[str, float]:
         s = self.window_scores(params, self.carry, self.config.data.windows)

@@ -1,0 +1,121 @@
+"""One training of one arm of a gate's benchmark: compiled once, run for any seed and any noise in the labels."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxsrc.examples import Examples
+from jaxsrc.gate_config import Gate
+from jaxsrc.gated import GatedExperiment
+from jaxsrc.image_experiment import ImageConfig, ImageExamples
+from jaxsrc.optim import OptimConfig, make_optimizer
+from jaxsrc.prefetch import place, stay
+from jaxsrc.protocol import PyTree
+from jaxsrc.runtime import Runtime
+from jaxsrc.state import init_state
+from jaxsrc.step import several, train_step
+
+CALL = 10  # steps in one scan
+
+
+@dataclass(frozen=True)
+class Result:
+    """One training. seconds: of its steps; trained, scored, passed: samples; never: share of samples never trained on."""
+
+    arm: str
+    budget: str
+    noise: float
+    seed: int
+    steps: int
+    accuracy: float
+    loss: float
+    seconds: float
+    trained: float
+    scored: float
+    passed: float
+    never: float
+
+    @property
+    def rate(self) -> float:
+        return self.trained / self.passed
+
+
+def examples_of(config: ImageConfig, noise: float, steps: int = 0) -> ImageExamples:
+    return ImageExamples(replace(config, data=replace(config.data, label_noise=noise), steps=steps))
+
+
+class Arm:
+    """An arm at a number of steps, its schedule decayed at the last of them."""
+
+    def __init__(self, name: str, gate: Gate, config: ImageConfig, optim: OptimConfig, runtime: Runtime, steps: int = 0):
+        first = GatedExperiment(examples_of(config, config.data.label_noise), gate)
+        whole = -(-(steps or first.sizes.steps) // CALL) * CALL
+        self.name, self.gate, self.runtime = name, gate, runtime
+        self.experiment = GatedExperiment(examples_of(config, config.data.label_noise, whole), gate)
+        self.steps = whole
+        warm = min(optim.warmup_steps, whole // 5)
+        optimizer = make_optimizer(replace(optim, warmup_steps=warm, ema=0.0), whole)
+        step = train_step(self.experiment, optimizer, np.dtype(np.float32), 0.0)
+        self._init = jax.jit(lambda seed: init_state(self.experiment, optimizer, seed, ema=False, scaled=False))
+        self._step = jax.jit(several(step), donate_argnums=0, out_shardings=runtime.replicated)
+        self._compiled = None
+
+    def _batches(self, seed: int, step: int) -> PyTree:
+        found = [self.experiment.batch_at(seed, step + i) for i in range(CALL)]
+        return place(jax.tree.map(lambda *x: np.stack(x), *found), self.runtime, leading=1)
+
+    def resident(self, data: Examples) -> PyTree:
+        return stay(replace(self.experiment.stages[0], resident=data.resident), self.runtime)
+
+    def compile(self, resident: PyTree) -> None:
+        if self._compiled is None:
+            state = jax.device_put(self._init(jnp.int32(0)), self.runtime.replicated)
+            self._compiled = self._step.lower(state, self._batches(0, 0), resident).compile()
+
+    def seconds_a_step(self, resident: PyTree, calls: int) -> float:
+        """The least time of a call, by step, past the warm-up."""
+        self.compile(resident)
+        state = jax.device_put(self._init(jnp.int32(0)), self.runtime.replicated)
+        middle = state.carry._replace(step=jnp.int32(self.steps // 2))
+        state = replace(state, carry=jax.device_put(middle, self.runtime.replicated))
+        best = float("inf")
+        for i in range(calls):
+            batches = self._batches(0, i * CALL)
+            jax.block_until_ready((state, batches))
+            start = time.perf_counter()
+            state, _ = self._compiled(state, batches, resident)  # type: ignore[misc]
+            jax.block_until_ready(state)
+            best = min(best, time.perf_counter() - start)
+        return best / CALL
+
+    def train(self, data: ImageExamples, resident: PyTree, seed: int, budget: str) -> Result:
+        """From scratch to the last step, then the test."""
+        self.compile(resident)
+        state = jax.device_put(self._init(jnp.int32(seed)), self.runtime.replicated)
+        jax.block_until_ready(state)
+        start = time.perf_counter()
+        for step in range(0, self.steps, CALL):
+            state, _ = self._compiled(state, self._batches(seed, step), resident)  # type: ignore[misc]
+        jax.block_until_ready(state)
+        seconds = time.perf_counter() - start
+        loss, right = data.scores(state.params)
+        gate = state.carry
+        return Result(
+            arm=self.name,
+            budget=budget,
+            noise=data.config.data.label_noise,
+            seed=seed,
+            steps=self.steps,
+            accuracy=float(right.mean()),
+            loss=loss,
+            seconds=seconds,
+            trained=float(gate.trained),
+            scored=float(gate.scored),
+            passed=self.steps * self.experiment.sizes.passed,
+            never=float((np.asarray(gate.times) == 0).mean()),
+        )

@@ -1,0 +1,125 @@
+"""What a step costs with a gate and without one: seconds measured here and now, floating-point operations counted by XLA."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxsrc.examples import Examples
+from jaxsrc.gate_config import DenseGate, SundewGate
+from jaxsrc.protocol import PyTree
+
+if TYPE_CHECKING:
+    from jaxsrc.gated import GatedExperiment
+
+ROUNDS = 5
+SECONDS = 10.0  # after which no further round of timing starts
+
+
+@dataclass(frozen=True)
+class Cost:
+    """seconds, dense_seconds: of a gradient step with the gate and without, the median of timed steps, paired in one run;
+    epoch, dense_epoch: steps of an epoch times that; train_flops: a trained sample; score_flops: a scored one."""
+
+    seconds: float
+    dense_seconds: float
+    epoch: float
+    dense_epoch: float
+    train_flops: float
+    score_flops: float
+
+    @property
+    def speedup(self) -> float:
+        return self.dense_epoch / self.epoch
+
+    def flops(self, trained: float, scored: float) -> float:
+        """Of the model, with so many samples trained on and scored; the gate's own arithmetic is not counted."""
+        return trained * self.train_flops + scored * self.score_flops
+
+    def saved(self, passed: float, trained: float, scored: float) -> float:
+        """Share of the operations of training on all that passed."""
+        return 1 - self.flops(trained, scored) / self.flops(passed, 0)
+
+
+def _flops(compiled) -> float:
+    cost = compiled.cost_analysis() or {}
+    return float((cost[0] if isinstance(cost, list) else cost).get("flops", 0.0))
+
+
+class _Timed:
+    """A gradient step of an experiment, compiled, that carries the gate's state along."""
+
+    def __init__(self, experiment: GatedExperiment, params: PyTree, carry: PyTree, table: PyTree):
+        self.params, self.carry, self.experiment, self.table = params, carry, experiment, table
+
+        def step(params, carry, batch, table, key):
+            value = lambda p: experiment.loss(p, carry, {**batch, **table}, key, train=True)
+            gradient, (_, new) = jax.grad(value, has_aux=True)(params)
+            return gradient, new
+
+        self.compiled = jax.jit(step).lower(params, carry, self._batch(0), table, jax.random.key(0)).compile()
+
+    def _batch(self, step: int) -> PyTree:
+        return {k: jnp.asarray(v) for k, v in self.experiment.batch_at(0, step).items()}
+
+    def seconds(self, steps: int) -> float:
+        """Of a step, over `steps` in a row."""
+        batches = [self._batch(i) for i in range(steps)]
+        key = jax.random.key(1)
+        jax.block_until_ready(batches)
+        start = time.perf_counter()
+        for batch in batches:
+            gradient, self.carry = self.compiled(self.params, self.carry, batch, self.table, key)
+        jax.block_until_ready((gradient, self.carry))
+        return (time.perf_counter() - start) / steps
+
+
+def measure(experiment: GatedExperiment, params: PyTree, carry: PyTree, rounds: int = ROUNDS) -> Cost:
+    """Times dense and gated steps in turn, past the gate's warm-up, and counts their operations."""
+    from jaxsrc.gated import GatedExperiment
+
+    data, gate = experiment.data, experiment.gate
+    table = {k: jnp.asarray(v) for k, v in data.resident().items()}
+    dense = GatedExperiment(data, DenseGate())
+    middle = carry._replace(step=jnp.int32(experiment.sizes.steps // 2))
+    gated = _Timed(experiment, params, middle, table)
+    plain = gated if isinstance(gate, DenseGate) else _Timed(dense, params, carry, table)
+    cycle = gate.every if isinstance(gate, SundewGate) and gate.policy == "every_k" else 2
+    found: list[tuple[float, float]] = []
+    for warming in (gated, plain):
+        warming.seconds(1)
+    begun = time.perf_counter()
+    for _ in range(rounds):
+        found.append((gated.seconds(cycle), plain.seconds(2)))
+        if time.perf_counter() - begun > SECONDS:
+            break
+    mine, theirs = (float(np.median(x)) for x in zip(*found, strict=True))
+    rows = {k: v[: dense.sizes.capacity] for k, v in table.items()}
+    proxy = isinstance(gate, SundewGate) and gate.policy == "proxy"
+    full = lambda p: data.losses(p, rows, None).measured
+    score = jax.jit((lambda p: data.proxy(p, rows)) if proxy else full).lower(params).compile()
+    each = dense.sizes.capacity
+    return Cost(
+        mine,
+        theirs,
+        mine * experiment.per_epoch,
+        theirs * dense.per_epoch,
+        _flops(plain.compiled) / each,
+        _flops(score) / each,
+    )
+
+
+def counted(data: Examples, batch: int = 64) -> tuple[float, float]:
+    """Operations of training on a sample and of scoring one by a forward pass, as XLA counts them for a batch."""
+    shapes = {k: jax.ShapeDtypeStruct((batch, *v.shape[1:]), v.dtype) for k, v in data.resident_shapes.items()}
+    params = jax.eval_shape(data.init, jax.random.key(0))
+    train = jax.grad(lambda p, rows: data.losses(p, rows, None).loss.mean())
+    score = lambda p, rows: data.losses(p, rows, None).measured
+    first, second = (_flops(jax.jit(f).lower(params, shapes).compile()) / batch for f in (train, score))
+    return first, second
+

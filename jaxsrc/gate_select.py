@@ -1,0 +1,252 @@
+"""From candidates to the samples of a step: score, give chances, draw, compact, weigh; all inside the compiled step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple, assert_never
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from jaxsrc.gate_config import (
+    DenseGate,
+    Gate,
+    ImportanceGate,
+    InfoBatchGate,
+    RandomGate,
+    RS2Gate,
+    SelectiveBackpropGate,
+    Sizes,
+    SundewGate,
+    TopKGate,
+    rate_of,
+)
+from jaxsrc.modules import rate_control
+from jaxsrc.modules.rate_control import Account, Probabilities
+from jaxsrc.modules.selection import Selection, compact, effective_size, everything, unbiased_weights
+from jaxsrc.modules.significance import MEASURED, aged, blend, windowed
+
+LOSS, GRADIENT = MEASURED.index("loss"), MEASURED.index("gradient")
+NEVER = -1
+
+
+class GateState(NamedTuple):
+    """measured: what the last training step of each sample, or a later scoring that is kept, showed [n, 4]; noted: the step of
+    it, -1 for never [n]; seen, times: when each was last trained on, -1 for never, and how often [n]; account: see
+    `rate_control`; step: int32[]; scored: samples that a forward pass scored so far; trained: those trained on."""
+
+    measured: Float[Array, "n 4"]
+    noted: Int[Array, "n"]
+    seen: Int[Array, "n"]
+    times: Int[Array, "n"]
+    account: Account
+    step: Int[Array, ""]
+    scored: Float[Array, ""]
+    trained: Float[Array, ""]
+
+
+def start(gate: Gate, count: int) -> GateState:
+    """Nothing seen, nothing owed, energy full."""
+    energy = gate.energy.capacity if isinstance(gate, SundewGate) and gate.energy else 0.0
+    zero, nothing = jnp.zeros(count, jnp.int32), jnp.float32(0)
+    return GateState(
+        jnp.zeros((count, len(MEASURED))),
+        zero + NEVER,
+        zero + NEVER,
+        zero,
+        Account(nothing, jnp.float32(energy)),
+        jnp.int32(0),
+        nothing,
+        nothing,
+    )
+
+
+class Chosen(NamedTuple):
+    """rows: numbers of the samples in each place; weights: of their losses, summing to about 1; threshold: score with even
+    odds, 0 where there is none; scored: samples that a forward pass scored for it."""
+
+    rows: Int[Array, "p"]
+    weights: Float[Array, "p"]
+    selection: Selection
+    account: Account
+    threshold: Float[Array, ""]
+    scored: Float[Array, ""]
+
+
+Score = Callable[[Int[Array, "c"]], Float[Array, "c 4"]]
+
+
+class Scorers(NamedTuple):
+    """Forward passes that measure samples: the whole model's, and the early head's where there is one."""
+
+    full: Score
+    proxy: Score
+
+
+def known(state: GateState, rows: Int[Array, "c"], horizon: float, per_epoch: float) -> Float[Array, "c 4"]:
+    """What memory says of candidates now; per_epoch: steps of an epoch, horizon in epochs."""
+    noted = state.noted[rows]
+    age = (state.step - noted).astype(jnp.float32) / per_epoch
+    return aged(state.measured[rows], age, horizon, (noted == NEVER).astype(jnp.float32))
+
+
+def measure(
+    gate: Gate, state: GateState, rows: Int[Array, "c"], scorers: Scorers, per_epoch: float
+) -> tuple[Float[Array, "c 4"], GateState, Float[Array, ""]]:
+    """The parts of significance of the candidates, the memory after it, and how many samples were scored for it."""
+    c = jnp.float32(len(rows))
+    match gate:
+        case TopKGate() | SelectiveBackpropGate() | SundewGate(policy="full") | ImportanceGate(scored="full"):
+            return scorers.full(rows), state, c
+        case SundewGate(policy="proxy"):
+            return scorers.proxy(rows), state, c
+        case SundewGate(policy="every_k"):
+            due = state.step % gate.every == 0
+            found = jax.lax.cond(due, scorers.full, lambda r: known(state, r, gate.age, per_epoch), rows)
+            kept = jnp.where(due, found, state.measured[rows])
+            noted = jnp.where(due, state.step, state.noted[rows])
+            state = state._replace(measured=state.measured.at[rows].set(kept), noted=state.noted.at[rows].set(noted))
+            return found, state, jnp.where(due, c, 0.0)
+        case SundewGate():
+            return known(state, rows, gate.age, per_epoch), state, jnp.float32(0)
+        case _:
+            return known(state, rows, 1e9, per_epoch), state, jnp.float32(0)
+
+
+def chances(
+    gate: Gate,
+    state: GateState,
+    rows: Int[Array, "c"],
+    measured: Float[Array, "c 4"],
+    spread: Float[Array, "c"],
+    wanted: Float[Array, ""],
+    sizes: Sizes,
+    per_epoch: float,
+) -> tuple[Probabilities, Float[Array, "c"]]:
+    """Chances that sum to `wanted`, and the scores that overflow is cut by."""
+    c, loss = len(rows), measured[:, LOSS]
+    flat = Probabilities(jnp.full(c, 1.0) * wanted / c, jnp.float32(0))
+    part = lambda share: state.step >= round((1 - share) * sizes.steps)
+    either = lambda plain, p: Probabilities(*(jnp.where(plain, a, b) for a, b in zip(flat, p, strict=True)))
+    match gate:
+        case SundewGate():
+            scores = windowed(blend(measured, spread, gate.significance), loss, gate.cap, gate.drop) + 1e-6
+            age = (state.step - state.seen[rows]).astype(jnp.float32) / per_epoch
+            fresh = state.seen[rows] == NEVER
+            if gate.refractory:
+                scores = jnp.where((age < gate.refractory) & ~fresh, scores.min(), scores)
+            if gate.probe:
+                scores = jnp.where((age > gate.probe) | fresh, scores.max(), scores)
+            plain = part(gate.last) | (state.step < round(gate.warmup * sizes.steps))
+            return either(plain, rate_control.gate(scores, wanted, gate.temperature, gate.mixed)), scores
+        case TopKGate():
+            order = jnp.argsort(jnp.argsort(-loss))
+            return Probabilities((order < jnp.round(wanted)).astype(jnp.float32), jnp.float32(0)), loss + 1e-6
+        case SelectiveBackpropGate():
+            percentile = (jnp.argsort(jnp.argsort(loss)) + 1.0) / c
+            return either(part(gate.last), rate_control.proportional(percentile**gate.beta, wanted, 0.0)), loss + 1e-6
+        case InfoBatchGate():
+            keep = jnp.where(easy(state, measured, rows), 1 - gate.prune, 1.0)
+            return either(part(gate.last), rate_control.proportional(keep, wanted, 0.0)), loss + 1e-6
+        case ImportanceGate():
+            scores = measured[:, GRADIENT]
+            return rate_control.proportional(scores, wanted, gate.mixed), scores + 1e-6
+        case _:
+            return flat, jnp.ones(c)
+
+
+def easy(state: GateState, measured: Float[Array, "c 4"], rows: Int[Array, "c"]) -> Bool[Array, "c"]:
+    """Candidates seen before whose remembered loss lies below the candidates' mean."""
+    loss = measured[:, LOSS]
+    return (loss < loss.mean()) & (state.seen[rows] != NEVER)
+
+
+def weigh(
+    gate: Gate, selection: Selection, inclusion: Float[Array, "c"], low: Bool[Array, "c"], sizes: Sizes, last: Array
+) -> Float[Array, "p"]:
+    """Weights of the places: equal ones, those that make the mean gradient right, or InfoBatch's."""
+    equal = selection.filled / jnp.maximum(selection.filled.sum(), 1)
+    match gate:
+        case SundewGate(unbiased=True) | ImportanceGate():
+            return unbiased_weights(inclusion[selection.places], selection.filled, sizes.candidates, gate.clip)
+        case InfoBatchGate():
+            more = jnp.where(low[selection.places] & ~last, 1 / (1 - gate.prune), 1.0) * selection.filled
+            return more / jnp.maximum(more.sum(), 1e-6)
+        case _:
+            return equal
+
+
+def choose(
+    gate: Gate,
+    state: GateState,
+    rows: Int[Array, "c"],
+    spread: Float[Array, "n"],
+    scorers: Scorers,
+    sizes: Sizes,
+    key: Array,
+    per_epoch: float,
+) -> tuple[Chosen, GateState]:
+    """The samples of this step out of its candidates, and the gate's state with what scoring taught it."""
+    whole = sizes.candidates == sizes.capacity
+    match gate:
+        case DenseGate() | RS2Gate() | RandomGate(subset="fixed"):
+            whole = True
+        case RandomGate() | TopKGate() | SelectiveBackpropGate() | InfoBatchGate() | ImportanceGate() | SundewGate():
+            pass
+        case _:
+            assert_never(gate)
+    if whole:
+        selection = everything(len(rows))
+        weights = selection.filled / len(rows)
+        return Chosen(rows, weights, selection, state.account, jnp.float32(0), jnp.float32(0)), state
+    rate, energy = rate_of(gate), gate.energy if isinstance(gate, SundewGate) else None
+    power, drawing = jax.random.split(key)
+    wanted, have = rate_control.allowance(
+        state.account, rate, sizes.candidates, energy, jax.random.uniform(power)
+    )
+    wanted = jnp.minimum(wanted, sizes.capacity)
+    measured, state, scored = measure(gate, state, rows, scorers, per_epoch)
+    found, scores = chances(gate, state, rows, measured, spread[rows], wanted, sizes, per_epoch)
+    if isinstance(gate, TopKGate):
+        active = found.inclusion > 0
+    else:
+        active = rate_control.draw(found.inclusion, jax.random.uniform(drawing))
+    selection = compact(active, scores, sizes.capacity)
+    made = selection.filled.sum()
+    account = rate_control.settle(state.account, made, have, rate, sizes.candidates, energy)
+    late = state.step >= round((1 - getattr(gate, "last", 0.0)) * sizes.steps)
+    weights = weigh(gate, selection, found.inclusion, easy(state, measured, rows), sizes, late)
+    return Chosen(rows[selection.places], weights, selection, account, found.threshold, scored), state
+
+
+def remember(
+    state: GateState, chosen: Chosen, measured: Float[Array, "p 4"]
+) -> GateState:
+    """The state after the step: what it showed of its samples, when, and what is owed."""
+    n = len(state.seen)
+    rows = jnp.where(chosen.selection.filled > 0, chosen.rows, n)  # padding writes nowhere
+    return state._replace(
+        measured=state.measured.at[rows].set(measured, mode="drop"),
+        noted=state.noted.at[rows].set(state.step, mode="drop"),
+        seen=state.seen.at[rows].set(state.step, mode="drop"),
+        times=state.times.at[rows].add(1, mode="drop"),
+        account=chosen.account,
+        step=state.step + 1,
+        scored=state.scored + chosen.scored,
+        trained=state.trained + chosen.selection.filled.sum(),
+    )
+
+
+def figures(chosen: Chosen, sizes: Sizes) -> dict[str, tuple[Array, Array]]:
+    """Metric sums of a step."""
+    one, s = jnp.float32(1), chosen.selection
+    return {
+        "rate": (s.filled.sum(), jnp.float32(sizes.passed)),
+        "threshold": (chosen.threshold, one),
+        "effective": (effective_size(chosen.weights), one),
+        "overflow": (s.overflow, one),
+        "empty": (s.empty, one),
+        "scored": (chosen.scored, jnp.float32(sizes.passed)),
+        "energy": (chosen.account.energy, one),
+    }
