@@ -17,11 +17,12 @@ from jaxsrc.data.expressions import Expression
 from jaxsrc.depth_data import answer_row, prompt_row, vocabulary
 from jaxsrc.depth_experiment import DepthExperiment
 from jaxsrc.models.depth_transformer import DepthTransformer
+from jaxsrc.modules.attention import Kind
 from jaxsrc.rewriting import locate_labels, locate_row
 
 
-def transformer_subject(graph: Any, model: DepthTransformer) -> Subject:
-    """graph: of a depth transformer; model: the module itself, abstract or not."""
+def transformer_subject(graph: Any, model: DepthTransformer, kind: Kind = "softmax") -> Subject:
+    """graph: of a depth transformer; model: the module itself, abstract or not; kind: of attention."""
     return blocks_of(
         graph,
         model,
@@ -31,12 +32,14 @@ def transformer_subject(graph: Any, model: DepthTransformer) -> Subject:
         read=lambda m, x, taps: m.read(x, taps),
         table=lambda m: m.embedding.embedding[...],
         theta=lambda m, n: m.theta(jnp.arange(n)),
+        kind=kind,
     )
 
 
 def depth_subject(experiment: DepthExperiment) -> Subject:
     c = experiment.config.model
-    return transformer_subject(experiment.graph, nnx.eval_shape(lambda: DepthTransformer(c, experiment.size, nnx.Rngs(0))))
+    model = nnx.eval_shape(lambda: DepthTransformer(c, experiment.size, nnx.Rngs(0)))
+    return transformer_subject(experiment.graph, model, c.marking if experiment.config.track == "rewrite" else "softmax")
 
 
 def depth_rows(experiment: DepthExperiment, items: Sequence[Expression]) -> Rows:

@@ -13,7 +13,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float
 
 from jaxsrc.errors import UserError
-from jaxsrc.modules.attention import causal_mask
+from jaxsrc.modules.attention import Kind, causal_mask
 from jaxsrc.modules.taps import NONE, Taps
 from jaxsrc.protocol import Leaf, PyTree
 
@@ -129,13 +129,14 @@ def blocks_of(
     theta: Callable[[Any, int], Array | None] = lambda model, n: None,
     mask: Callable[[Rows], Array] = prefixed,
     gating: Callable[[], Any] = lambda: None,
+    kind: Kind = "softmax",
 ) -> Subject:
     """The subject of a module that is a row of `Block`s between an embedding and a tied head.
 
     graph: its graph definition; model: the module itself, abstract or not; names: of the blocks as they are gone through,
     more than there are blocks where they are repeated; the rest takes the module: blocks: to them; embed: (module, tokens) ->
     stream; read: (module, stream, taps) -> logits; table: to the head's rows [v, w]; theta: (module, n) -> rotary angles; mask:
-    rows -> who sees whom; gating: what the feed-forward networks are handed.
+    rows -> who sees whom; gating: what the feed-forward networks are handed; kind: of attention.
     """
     attention = blocks(model)[0].attention
     names, count = tuple(names), len(blocks(model))
@@ -143,7 +144,7 @@ def blocks_of(
 
     def attend(params: PyTree, i: int, x: Array, rows: Rows, taps: Taps, only: Array | None) -> Array:
         angles = theta(nnx.merge(graph, params), rows.tokens.shape[1])
-        return layer(params, i).attend(x, mask=mask(rows), theta=angles, only=only, taps=taps, name=names[i])[0]
+        return layer(params, i).attend(x, mask=mask(rows), theta=angles, only=only, kind=kind, taps=taps, name=names[i])[0]
 
     def outputs(params: PyTree, i: int, heads: Array) -> Array:
         kernel = layer(params, i).attention.o.kernel[...]

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxsrc.modules.attention import Attention, Cache, at_positions
+from jaxsrc.modules.attention import Attention, Cache, Kind, at_positions
 from jaxsrc.modules.dropout import dropout, split
 from jaxsrc.modules.taps import NONE, Taps
 
@@ -51,14 +51,15 @@ class Block(nnx.Module):
         key: Array | None = None,
         gating: Any = None,
         only: Int[Array, "b k"] | None = None,
+        kind: Kind = "softmax",
         taps: Taps = NONE,
         name: str = "block",
     ) -> tuple[Float[Array, "b _ d"], Cache | None]:
-        """Output and the cache after this call, see `Attention` (also for `only`); gating: handed to a feed-forward network
-        that takes it."""
+        """Output and the cache after this call, see `Attention`, also for `only` and `kind`; gating: handed to a feed-forward
+        network that takes it."""
         inside, after, within = split(key, 3)
         x, cache = self.attend(
-            x, mask=mask, theta=theta, cache=cache, keys=(inside, after), only=only, taps=taps, name=name
+            x, mask=mask, theta=theta, cache=cache, keys=(inside, after), only=only, kind=kind, taps=taps, name=name
         )
         return self.feed(x, key=within, gating=gating, taps=taps, name=name), cache
 
@@ -71,6 +72,7 @@ class Block(nnx.Module):
         cache: Cache | None = None,
         keys: tuple[Array | None, Array | None] = (None, None),
         only: Int[Array, "b k"] | None = None,
+        kind: Kind = "softmax",
         taps: Taps = NONE,
         name: str = "block",
     ) -> tuple[Float[Array, "b _ d"], Cache | None]:
@@ -79,7 +81,7 @@ class Block(nnx.Module):
         x = taps(f"{name}.input", x)
         y = first(x) if self.order == "pre" else x
         y, cache = self.attention(
-            y, mask=mask, theta=theta, cache=cache, key=keys[0], only=only, taps=taps, name=f"{name}.attention"
+            y, mask=mask, theta=theta, cache=cache, key=keys[0], only=only, kind=kind, taps=taps, name=f"{name}.attention"
         )
         x = (x if only is None else at_positions(x, only)) + dropout(y, self.rate, keys[1])
         return taps(f"{name}.middle", x if self.order == "pre" else first(x)), cache
