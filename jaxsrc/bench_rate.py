@@ -27,7 +27,7 @@ def scores(key: Array, index: Array, batch: int) -> Float[Array, "b"]:
     return 0.02 * jax.random.gamma(jax.random.fold_in(key, index), 2.0, (batch,)) * jnp.where(index >= SHIFT, FACTOR, 1.0)
 
 
-def solved(target: float, batch: int, key: Array, owed: float = 0.0) -> Rates:
+def solved(target: float, batch: int, key: Array, owed: float | Array = 0.0) -> Rates:
     """`rate_control.gate`, which has no threshold to start from; owed: activations carried over from nowhere."""
 
     def step(account: Account, index: Array) -> tuple[Account, Array]:
@@ -37,7 +37,7 @@ def solved(target: float, batch: int, key: Array, owed: float = 0.0) -> Rates:
         made = made.sum(dtype=jnp.float32)
         return rate_control.settle(account, made, have, target, batch, None), made / batch
 
-    return jax.lax.scan(step, Account(jnp.float32(owed), jnp.float32(0)), jnp.arange(BATCHES))[1]
+    return jax.lax.scan(step, Account(jnp.asarray(owed, jnp.float32), jnp.float32(0)), jnp.arange(BATCHES))[1]
 
 
 def published(target: float, batch: int, key: Array, controller: str = "pi") -> Rates:

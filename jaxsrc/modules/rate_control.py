@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +22,7 @@ from jaxsrc.errors import UserError
 SPLIT = 16  # thresholds tried at a time; each round narrows the interval as much
 ROUNDS = 5
 TINY = 1e-12
+Scalar = int | float | Array
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,7 +108,7 @@ def solve(
     """x in [low, high] with total(x) = wanted, total falling in x: the interval cut in `SPLIT`, `ROUNDS` times over."""
     steps = jnp.arange(1, SPLIT) / SPLIT
 
-    def narrow(_: int, ends: tuple[Array, Array]) -> tuple[Array, Array]:
+    def narrow(_: Any, ends: tuple[Array, Array]) -> tuple[Array, Array]:
         low, high = ends
         at = (total(low + (high - low) * steps) >= wanted).sum()
         width = (high - low) / SPLIT
@@ -125,7 +126,7 @@ class Probabilities(NamedTuple):
 
 
 def gate(
-    scores: Float[Array, "c"], wanted: Float[Array, ""], temperature: int | float, mixed: int | float
+    scores: Float[Array, "c"], wanted: Float[Array, ""], temperature: Scalar, mixed: Scalar
 ) -> Probabilities:
     """p_i = (1 - m) sigmoid((ln s_i - ln t) / T) + m wanted / c, with t solved so that the sum is `wanted`.
 
@@ -142,7 +143,7 @@ def gate(
     return Probabilities((1 - mixed) * soft + mixed * wanted / c, jnp.exp(level))
 
 
-def proportional(scores: Float[Array, "c"], wanted: Float[Array, ""], mixed: int | float) -> Probabilities:
+def proportional(scores: Float[Array, "c"], wanted: Float[Array, ""], mixed: Scalar) -> Probabilities:
     """p_i = min(1, a ((1 - m) s_i / mean(s) + m)), a solved so that the sum is `wanted`; threshold: the score that is sure."""
     c = scores.shape[0]
     wanted = jnp.clip(wanted, 0, c)
