@@ -158,6 +158,13 @@ def run(opened: OpenRun, out: Path, depths: Sequence[int], count: int, files: Se
         report.note(
             f"{len(shared)} test expressions occur elsewhere, such as {shared[0][2]} in {shared[0][0]} and {shared[0][1]}"
         )
+    fitting = {n: [e for e in items if track == "rewrite" or fits(experiment, e)] for n, items in sets.items()}
+    longer = sum(map(len, sets.values())) - sum(map(len, fitting.values()))
+    if longer:
+        report.note(
+            f"{longer} expressions with their answers are longer than the {experiment.config.model.length} tokens of the model's "
+            "training; they are answered all the same, and left out where the answer is shown"
+        )
     answered = []
     for name, items in sets.items():
         answered.append(Answered(name, items, experiment.answers(opened.params, items)))
@@ -165,7 +172,6 @@ def run(opened: OpenRun, out: Path, depths: Sequence[int], count: int, files: Se
     report.table(f"{track}: greedy exact match by set", COLUMNS, [a.row() for a in answered])
     report.table(f"{track}: greedy exact match by operators", COLUMNS, by_operators(answered))
     if track == "direct":
-        fitting = {a.name: [e for e in a.items if fits(experiment, e)] for a in answered}
         forced = {n: teacher_forced(experiment, opened.params, items) for n, items in fitting.items() if items}
         report.table(
             f"{track}: teacher-forced, the right answer shown to the model (a constant EOS has 100 % in the last column)",

@@ -19,6 +19,7 @@ TINY = [
 ]
 
 
+ABOUT = "rewrite, trained on 0-2 (numbers to 99, values within 99999999, 60 examples; step 4)"
 WORDS = ("accuracy", "probes", "loss")
 
 
@@ -40,7 +41,7 @@ def test_a_run_is_scored_by_depth_and_operators(run):
     assert found["depths"] == {"0": [0, 6], "3": [0, 6]}
     assert depth_compare.main([str(run), str(run), "--out", str(run.parent / "both")]) == 0
     tables = json.loads((run.parent / "both" / "report.json").read_text())["tables"]
-    assert next(iter(tables.values()))["rows"][1][:3] == ["rewrite, trained on 0-2, depth 3", "12", "0.0"]
+    assert next(iter(tables.values()))["rows"][1][:3] == [f"{ABOUT}, depth 3", "12", "0.0"]
     page = (run / "report.html").read_text()
     assert "greedy exact match by operators" in page and (run / "pictures" / "depth_curve.png").exists()
 
@@ -68,6 +69,7 @@ def test_a_direct_run_has_teacher_forced_figures_beside_the_greedy_ones_and_the_
     assert train.main(["configs/depth_pilot.yaml", *TINY, small, "experiment.validate=0", "--out", str(out)]) == 0
     # expressions of depth 10 are longer than the model: they are answered, and have no teacher-forced figures
     assert evaluate.main([str(out), "--limit", "4", "--depths", "0", "10", "--device", "cpu"]) == 0
+    assert "longer than the 32 tokens" in (out / "report.html").read_text()
     tables = json.loads((out / "report.json").read_text())["tables"]
     forced = next(t for n, t in tables.items() if "teacher-forced" in n)
     assert [row[0] for row in forced["rows"]] == ["depth 0", "study: flat", "study: paren", "study: depth3"]
