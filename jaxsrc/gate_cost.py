@@ -37,11 +37,11 @@ class Cost:
     def speedup(self) -> float:
         return self.dense_epoch / self.epoch
 
-    def flops(self, trained: float, scored: float) -> float:
+    def flops(self, trained: int | float, scored: int | float) -> float:
         """Of the model, with so many samples trained on and scored; the gate's own arithmetic is not counted."""
         return trained * self.train_flops + scored * self.score_flops
 
-    def saved(self, passed: float, trained: float, scored: float) -> float:
+    def saved(self, passed: int | float, trained: int | float, scored: int | float) -> float:
         """Share of the operations of training on all that passed."""
         return 1 - self.flops(trained, scored) / self.flops(passed, 0)
 
