@@ -6,6 +6,7 @@ import pytest
 
 from jaxsrc import analyze
 from jaxsrc.analysis.ablate import make_scan, replacements
+from jaxsrc.analysis.lens import contributions
 from jaxsrc.analysis.subject import score, values
 from jaxsrc.analysis.text_material import TextMaterial, nesting
 from jaxsrc.data.text import TextDataConfig
@@ -71,6 +72,12 @@ def test_the_scan_of_a_gated_model_is_the_loop(made):
         for unit, edit in enumerate(edits):
             alone, _ = score(material.subject.forward(params, rows, Taps(edits=edit)), rows)
             np.testing.assert_allclose(without[3 * layer + unit], alone, atol=1e-5)
+
+
+def test_the_parts_add_up_to_the_logits_with_the_biases_of_attention(made):
+    material, params = made
+    _, parts, whole = contributions(material.subject, params, material.scored(6).rows)
+    np.testing.assert_allclose(parts.sum(0), whole, atol=2e-3 * float(np.abs(whole).max()))
 
 
 def test_pairs_differ_in_one_bracket_and_in_the_one_that_closes_it(made):
