@@ -1,13 +1,16 @@
-"""`python -m jaxsrc.analyze RUN QUESTION`: what the heads, layers and states of a trained transformer do, with controls."""
+"""`python -m jaxsrc.analyze RUN QUESTION`: what the heads, layers and states of a trained transformer do, with controls.
+
+Runs of kind depth (expressions) and text (held-out windows, the next byte, brackets for nesting).
+"""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeGuard
 
-import jax
 import numpy as np
 
 from jaxsrc import runtime as runtimes
@@ -15,56 +18,61 @@ from jaxsrc.analysis import ablate as ablation
 from jaxsrc.analysis import lens as lenses
 from jaxsrc.analysis import patch as patching
 from jaxsrc.analysis import probing
-from jaxsrc.analysis.subject import Rows, Subject, characters, depth_rows, depth_subject
-from jaxsrc.data.expression_study import study_data
-from jaxsrc.data.expressions import Expression
+from jaxsrc.analysis import study as studies
+from jaxsrc.analysis.material import DepthMaterial, Material
+from jaxsrc.analysis.subject import Subject
+from jaxsrc.analysis.text_material import TextMaterial
 from jaxsrc.depth_experiment import DepthExperiment
 from jaxsrc.errors import DONE, UserError, command_line
 from jaxsrc.plots import analysis as pictures
 from jaxsrc.protocol import PyTree
 from jaxsrc.report import Report
-from jaxsrc.runs import open_run
+from jaxsrc.runs import OpenRun, open_run
 from jaxsrc.runtime import RuntimeConfig
 from jaxsrc.statistics import rank_correlation
+from jaxsrc.text_experiment import TextExperiment
 
 
 @dataclass(frozen=True)
 class Case:
     """An opened run with what the questions share."""
 
-    experiment: DepthExperiment
+    material: Material
     params: PyTree
-    subject: Subject
     report: Report
     out: Path
     items: int
     unit: str = ""
 
-    def expressions(self, depths: Sequence[int], count: int, seed: int = 2) -> list[Expression]:
-        """Fresh expressions, of every depth equally many; the study's own test sets where it was trained on its data."""
-        return [e for d in depths for e in self.experiment.tests(d, -(-count // len(depths)), seed=seed)][:count]
-
-    def rows(self) -> tuple[Rows, list[Expression]]:
-        """Rows that ablation, lens and attribution look at: flat and nested."""
-        if self.experiment.config.data.source == "study":
-            data = study_data()
-            items = [*data.flat, *data.paren]
-        else:
-            items = self.expressions((0, 1, 2), self.items)
-        return depth_rows(self.experiment, items), items
+    @property
+    def subject(self) -> Subject:
+        return self.material.subject
 
     def picture(self, name: str, path: Path) -> None:
         self.report.picture(name, path)
 
 
+def material_of(opened: OpenRun, run: Path) -> Material:
+    """UserError for a run whose model is no transformer."""
+    match opened.experiment:
+        case DepthExperiment() as depth:
+            return DepthMaterial(depth)
+        case TextExperiment() as text:
+            text.take({"step": np.int32(opened.meta.step)})
+            return TextMaterial(text)
+        case _:
+            raise UserError(
+                f"expected a run of one transformer (kind depth or text), got {run} of another kind; analyse another"
+            )
+
+
 def ablate(case: Case) -> None:
     """Every head and feed-forward block switched off: answers lost, loss, tests; zero, mean and resample."""
-    rows, items = case.rows()
-    nested = np.array([e.nesting > 0 for e in items])
+    scored = case.material.scored(case.items)
     for method in ablation.METHODS:
-        found = ablation.ablate(case.subject, case.params, rows, method, batch=len(items))
+        found = ablation.ablate(case.subject, case.params, scored.rows, method, batch=len(scored.nested))
         rho = rank_correlation(found.rises, found.estimate.astype(np.float64))
-        title = f"ablation, {method}: {len(items)} expressions, {100 * found.exact.mean():.1f} % right before"
+        title = f"ablation, {method}: {len(scored.nested)} {scored.name}, {100 * found.exact.mean():.1f} % right before"
         lines = [line for line in found.table() if case.unit in ("", line[0])]
         case.report.table(title, ablation.TABLE, lines)
         units = found.findings()
@@ -72,10 +80,11 @@ def ablate(case: Case) -> None:
             f"{method}: {len(units)} of {len(found.units)} units change the answers at 5 % after Holm's correction; rank "
             f"correlation of the first-order estimate with the exact rise of the loss {rho:.2f}"
         )
-        gaps = ablation.group_difference(found, nested)
-        best = sorted(zip(found.units, gaps, strict=True), key=lambda u: -abs(u[1][0]))[:8]
-        rows_of = [[u, f"{100 * d:.1f}", f"{p:.3g}", f"{min(1.0, p * len(found.units)):.3g}"] for u, (d, p) in best]
-        case.report.table(f"ablation, {method}: nested less flat", ("unit", "points", "p", "p, Bonferroni"), rows_of)
+        if scored.nested.any() and not scored.nested.all():
+            gaps = ablation.group_difference(found, scored.nested)
+            best = sorted(zip(found.units, gaps, strict=True), key=lambda u: -abs(u[1][0]))[:8]
+            rows_of = [[u, f"{100 * d:.1f}", f"{p:.3g}", f"{min(1.0, p * len(found.units)):.3g}"] for u, (d, p) in best]
+            case.report.table(f"ablation, {method}: nested less flat", ("unit", "points", "p", "p, Bonferroni"), rows_of)
         shape = (len(case.subject.names), case.subject.heads + 1)
         columns = [*(f"head {h}" for h in range(case.subject.heads)), "feed-forward"]
         for what, table, unit in (("answers lost", 100 * found.drops, "points"), ("rise of loss", found.rises, "nats")):
@@ -87,18 +96,10 @@ def ablate(case: Case) -> None:
 
 def probe(case: Case) -> None:
     """Linear probes of nesting depth on every stream and head, beside their controls; then the directions erased."""
-    experiment = case.experiment
-    if experiment.config.data.source == "study":
-        data = study_data()
-        fit, test, deeper = [e for e in data.train if "(" in e.text], data.paren, data.depth3
-    else:
-        fit = case.expressions((1, 2), 2 * case.items, seed=3)
-        test, deeper = case.expressions((1, 2), case.items, seed=4), case.expressions((3,), case.items, seed=4)
-        known = {e.text for e in fit}
-        test = [e for e in test if e.text not in known]
-    untrained = experiment.init(jax.random.key(10**6))[0]
+    untrained, fitted = case.material.untrained(), []
     for binary in (True, False):
-        lines, controls = probing.probe_depth(experiment, case.subject, case.params, untrained, fit, test, deeper, binary=binary)
+        fitted, classes = case.material.probed(case.items, binary)
+        lines, controls = probing.probe_depth(case.subject, case.params, untrained, fitted, classes=classes)
         name = "depth above zero" if binary else "exact depth"
         case.report.table(f"probe, {name}: accuracy, %", probing.COLUMNS, lines)
         case.report.table(
@@ -114,36 +115,27 @@ def probe(case: Case) -> None:
         path = case.out / "pictures" / f"probe_{'binary' if binary else 'exact'}.png"
         places = [r[0] for r in lines[:streams]]
         case.picture(f"probe, {name}", pictures.lines(series, places, path, title=f"probes of {name}", unit="accuracy, %"))
-    case.report.table(
-        "probe: depth directions erased", probing.ERASED, probing.erase(experiment, case.subject, case.params, fit, test)
-    )
+    erased = probing.erase(case.subject, case.params, fitted[0], case.material.scored(case.items).rows)
+    case.report.table("probe: depth directions erased", probing.ERASED, erased)
 
 
 def patch(case: Case) -> None:
-    """Where two matched expressions' difference sits: streams of one run put into the other, layer by token."""
-    rewrite = case.experiment.config.track == "rewrite"  # its marks depend on operators where there are several in a group
-    items = case.expressions((0,) if rewrite else (1,), 8 * case.items, seed=5)
-    chosen = [e for e in items if sum(c in "+-*" for c in e.text) >= 2] if rewrite else items
-    pairs = patching.matched(chosen, case.items)
-    clean, corrupt = (depth_rows(case.experiment, [p[i] for p in pairs]) for i in (0, 1))
-    n = min(clean.tokens.shape[1], corrupt.tokens.shape[1])
-    cut = lambda rows: jax.tree.map(lambda x: x[:, :n] if x.ndim == 2 else x, rows)
-    found = patching.patch(case.subject, case.params, cut(clean), cut(corrupt))
-    tokens = characters(case.experiment, np.asarray(clean.tokens[0])[:n])
+    """Where the difference of two matched texts sits: streams of one run put into the other, layer by token."""
+    pairs = case.material.pairs(case.items)
+    found = patching.patch(case.subject, case.params, pairs.clean, pairs.corrupt)
     path = case.out / "pictures" / "patch.png"
-    title = f"share recovered, {found.pairs} pairs like {pairs[0][0].text} and {pairs[0][1].text}"
-    made = pictures.grid(found.recovered, found.stages, tokens, path, title=title, unit="share", signed=True)
+    title = f"share recovered, {found.pairs} pairs like {pairs.name}"
+    made = pictures.grid(found.recovered, found.stages, pairs.tokens, path, title=title, unit="share", signed=True)
     case.picture("activation patching", made)
     best = np.argsort(-found.recovered.ravel())[:12]
     at = [np.unravel_index(i, found.recovered.shape) for i in best]
-    rows = [[found.stages[i], f"{j}: {tokens[j]}", float(found.recovered[i, j])] for i, j in at]
+    rows = [[found.stages[i], f"{j}: {pairs.tokens[j]}", float(found.recovered[i, j])] for i, j in at]
     case.report.table(f"patching: largest shares of {found.gap:.2f} nats, {found.pairs} pairs", ("after", "token", "share"), rows)
 
 
 def lens(case: Case) -> None:
     """What each layer would answer if it were the last."""
-    rows, _ = case.rows()
-    found = lenses.lens(case.subject, case.params, rows)
+    found = lenses.lens(case.subject, case.params, case.material.scored(case.items).rows)
     lines = [[s, f"{100 * r:.1f} %", float(p)] for s, r, p in zip(found.stages, found.right, found.likelihood, strict=True)]
     case.report.table("logit lens: asked tokens, teacher-forced", ("after", "right", "mean log-probability"), lines)
     path = case.out / "pictures" / "lens.png"
@@ -154,21 +146,36 @@ def lens(case: Case) -> None:
 
 
 def attention(case: Case) -> None:
-    """Where every head looks, on the first nested expression."""
-    items = case.expressions((2,), 1)
-    rows = depth_rows(case.experiment, items)
+    """Where every head looks, on one nested text."""
+    rows, tokens, text = case.material.shown()
     found = {n: v[0] for n, v in lenses.patterns(case.subject, case.params, rows).items()}
-    tokens = characters(case.experiment, np.asarray(rows.tokens[0]))
-    case.picture(f"attention on {items[0].text}", pictures.attention(found, tokens, case.out / "pictures" / "attention.png"))
-    case.report.note(f"attention on {items[0].text}: {case.out / 'pictures' / 'attention.png'}")
+    case.picture(f"attention on {text}", pictures.attention(found, tokens, case.out / "pictures" / "attention.png"))
+    case.report.note(f"attention on {text}: {case.out / 'pictures' / 'attention.png'}")
 
 
 def attribute(case: Case) -> None:
     """What each part adds to the right answer's logit."""
-    rows, _ = case.rows()
-    lines, error = lenses.attribution(case.subject, case.params, rows)
+    lines, error = lenses.attribution(case.subject, case.params, case.material.scored(case.items).rows)
     case.report.table("direct logit attribution: right label less the mean", ("part", "mean", "deviation"), lines)
     case.report.note(f"the parts add up to the logits within {error:.2g}")
+
+
+def on_study(material: Material) -> TypeGuard[DepthMaterial]:
+    """Whether a model gives direct answers and was trained on the study's data."""
+    return isinstance(material, DepthMaterial) and material.study and material.experiment.config.track == "direct"
+
+
+def study(case: Case) -> None:
+    """The study's table under its own names, beside what each figure is worth: a run of configs/depth_pilot.yaml."""
+    made = case.material
+    if not on_study(made) or len(made.subject.names) < 3 or made.subject.heads < 3:
+        raise UserError("study: expected a run on its data with 3 layers of 3 heads, got another; train configs/depth_pilot.yaml")
+    experiment, untrained = made.experiment, made.untrained()
+    lines, note = studies.accuracies(experiment, case.subject, case.params)
+    case.report.table("the study's accuracy: is EOS foreseen once the whole right answer was shown?", studies.ACCURACY, lines)
+    case.report.note(note)
+    case.report.table("the study's probes", studies.PROBES, studies.probes(experiment, case.subject, case.params, untrained))
+    case.report.table("the study's loss", studies.LOSS, studies.losses(experiment, case.subject, case.params))
 
 
 QUESTIONS: dict[str, Callable[[Case], None]] = {
@@ -178,6 +185,7 @@ QUESTIONS: dict[str, Callable[[Case], None]] = {
     "lens": lens,
     "attention": attention,
     "attribute": attribute,
+    "study": study,
 }
 
 
@@ -186,7 +194,7 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument("run", type=Path, metavar="RUN", help="run folder of `python -m jaxsrc.train`")
     questions = "; ".join(f"{k}: {(v.__doc__ or '').splitlines()[0]}" for k, v in QUESTIONS.items())
     found.add_argument("question", choices=[*QUESTIONS, "report"], help=f"{questions} report: all of them, on one page.")
-    found.add_argument("--items", type=int, default=300, help="expressions that are looked at (default 300)")
+    found.add_argument("--items", type=int, default=300, help="texts that are looked at (default 300)")
     found.add_argument("--layer", type=int, metavar="L", help="ablate: the table of one unit, a --head or the feed-forward")
     found.add_argument("--head", type=int, metavar="H", help="ablate: a head of --layer")
     found.add_argument("--checkpoint", choices=["latest", "best"], default="latest")
@@ -202,19 +210,15 @@ def main(arguments: list[str]) -> int:
         raise UserError(f"--items: expected at least 8, got {args.items}; ask for more")
     runtimes.start(RuntimeConfig(device=args.device))
     opened = open_run(args.run, args.checkpoint)
-    experiment = opened.experiment
-    if not isinstance(experiment, DepthExperiment):
-        raise UserError(
-            f"expected a run of a transformer (kind depth), got {args.run} of another kind; train configs/depth_pilot.yaml"
-        )
+    material = material_of(opened, args.run)
     report = Report(args.run)
     for note in opened.notes:
         report.note(note)
-    subject = depth_subject(experiment)
-    unit = "" if args.layer is None else subject.units[subject.unit(args.layer, args.head)]
-    case = Case(experiment, opened.params, subject, report, args.run, args.items, unit)
+    unit = "" if args.layer is None else material.subject.units[material.subject.unit(args.layer, args.head)]
+    case = Case(material, opened.params, report, args.run, args.items, unit)
     for name, question in QUESTIONS.items():
-        if args.question in (name, "report"):
+        whole = args.question == "report" and (name != "study" or on_study(material))
+        if whole or args.question == name:
             report.say(f"{name}: {(question.__doc__ or '').splitlines()[0]}")
             question(case)
     report.close("analysed")

@@ -6,6 +6,7 @@ import argparse
 import json
 from pathlib import Path
 
+from jaxsrc import config as configuration
 from jaxsrc.errors import DONE, UserError, command_line
 from jaxsrc.plots.depth import depth_curve
 from jaxsrc.report import Report
@@ -18,6 +19,17 @@ def load(run: Path) -> dict:
         return json.loads((run / "depth_evaluation.json").read_text())
     except (OSError, ValueError):
         raise UserError(f"expected an evaluated depth run, got {run}; first: python -m jaxsrc.evaluate {run}") from None
+
+
+def label(run: Path, found: dict) -> str:
+    """What a run has in common with others of its track but for the seed: track, loops, trained depths, data, examples, steps."""
+    chosen = configuration.read_yaml((run / "config.yaml").read_text(), str(run))["experiment"]
+    data, loops = chosen["data"], chosen["model"]["loops"]
+    sampler = data["sampler"]
+    drawn = f"numbers to {sampler['numbers']}, values within {sampler['limit']}, {data['examples']} examples"
+    about = drawn if data["source"] == "sampled" else "the study's data" if data["source"] == "study" else data["source"]
+    repeated = f", layers {loops} times" if loops > 1 else ""
+    return f"{found['track']}{repeated}, trained on {found['trained']} ({about}; step {found['step']})"
 
 
 def pooled(runs: list[dict]) -> dict[int, tuple[int, int]]:
@@ -50,8 +62,9 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--out", type=Path, default=Path("runs/depth_compare"), help="folder of the page and the picture")
     args = parser.parse_args(arguments)
     tracks: dict[str, list[dict]] = {}
-    for run in map(load, args.runs):
-        tracks.setdefault(f"{run['track']}, trained on {run['trained']}", []).append(run)
+    for run in args.runs:
+        found = load(run)
+        tracks.setdefault(label(run, found), []).append(found)
     report = Report(args.out)
     report.table("greedy exact match, %", ("track", "items", "together", "95 % interval", "each seed"), rows(tracks))
     picture = depth_curve({k: pooled(v) for k, v in tracks.items()}, args.out / "pictures" / "depth_tracks.png")

@@ -122,14 +122,14 @@ def rewrite_pools(items: Sequence[Expression], config: DepthDataConfig, length: 
         steps = chain(item.text)
         for step in steps:
             if len(step.text) + 2 <= length:
-                texts.append((locate_row(step.text), locate_labels(step.text, step.start, step.stop)))
+                texts.append((locate_row(step.text), locate_labels(step.text)))
             once[step.site.strip("()")] = step.new
         ends = [s.result for s in steps if s.new != s.result] + [outline(item.text)[-1]]
-        texts += [(locate_row(e), locate_labels(e, 0, 0)) for e in ends]
+        texts += [(locate_row(e), locate_labels(e)) for e in ends]
     sites = list(once.items())
     rng = random.Random(f"drills {config.seed}")
     for _ in range(config.drills):
-        site = drill(rng, config.drill_digits)
+        site = drill(rng, config.drill_digits, config.sampler.limit)
         sites.append((site, reduced(site)))
     marks = Pool(pad([t for t, _ in texts], length), pad([m for _, m in texts], length), np.zeros(len(texts), np.int64))
     fitting = [(p, a) for s, n in sites if len(p := reduce_prompt(s)) + len(a := reduce_answer(n)) <= reduce_length + 1]

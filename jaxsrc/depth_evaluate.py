@@ -15,7 +15,7 @@ from flax import nnx
 from jaxsrc.data.expression_study import entropy, study_data
 from jaxsrc.data.expression_text import EOS
 from jaxsrc.data.expressions import Expression, overlap, read
-from jaxsrc.depth_data import sequence_pool
+from jaxsrc.depth_data import answer_row, prompt_row, sequence_pool
 from jaxsrc.depth_experiment import DepthExperiment
 from jaxsrc.errors import UserError
 from jaxsrc.plots import depth as pictures
@@ -73,6 +73,12 @@ class TeacherForced:
     eos: float
     rows: np.ndarray
     loss: float
+
+
+def fits(experiment: DepthExperiment, item: Expression) -> bool:
+    """Whether an expression with its right answer is no longer than what the model was trained on."""
+    c = experiment.config
+    return len(prompt_row(c.track, item.text)) + len(answer_row(c.track, item, c.data.reverse)) <= c.model.length + 1
 
 
 def teacher_forced(experiment: DepthExperiment, params: PyTree, items: Sequence[Expression], batch: int = 200) -> TeacherForced:
@@ -152,6 +158,13 @@ def run(opened: OpenRun, out: Path, depths: Sequence[int], count: int, files: Se
         report.note(
             f"{len(shared)} test expressions occur elsewhere, such as {shared[0][2]} in {shared[0][0]} and {shared[0][1]}"
         )
+    fitting = {n: [e for e in items if track == "rewrite" or fits(experiment, e)] for n, items in sets.items()}
+    longer = sum(map(len, sets.values())) - sum(map(len, fitting.values()))
+    if longer:
+        report.note(
+            f"{longer} expressions with their answers are longer than the {experiment.config.model.length} tokens of the model's "
+            "training; they are answered all the same, and left out where the answer is shown"
+        )
     answered = []
     for name, items in sets.items():
         answered.append(Answered(name, items, experiment.answers(opened.params, items)))
@@ -159,13 +172,14 @@ def run(opened: OpenRun, out: Path, depths: Sequence[int], count: int, files: Se
     report.table(f"{track}: greedy exact match by set", COLUMNS, [a.row() for a in answered])
     report.table(f"{track}: greedy exact match by operators", COLUMNS, by_operators(answered))
     if track == "direct":
-        forced = {a.name: teacher_forced(experiment, opened.params, a.items) for a in answered}
+        forced = {n: teacher_forced(experiment, opened.params, items) for n, items in fitting.items() if items}
         report.table(
             f"{track}: teacher-forced, the right answer shown to the model (a constant EOS has 100 % in the last column)",
-            ("set", "nats an answer", "token right", "answer right", "nats a token, all", "EOS after the right answer"),
+            ("set", "that fit", "nats an answer", "token right", "answer right", "nats a token", "EOS after the right answer"),
             [
                 [
                     n,
+                    len(f.rows),
                     float(-f.likelihood.mean()),
                     f"{100 * f.tokens:.1f} %",
                     f"{100 * f.rows.mean():.1f} %",

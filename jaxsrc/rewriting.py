@@ -17,7 +17,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from jaxsrc.data.expression_steps import to_int
+from jaxsrc.data.expression_steps import sites, to_int
 from jaxsrc.data.expression_text import BOS, EOS, REWRITE, pad, reverse_numbers
 from jaxsrc.decoding import make_greedy
 from jaxsrc.errors import UserError
@@ -34,9 +34,10 @@ def locate_row(text: str) -> list[int]:
     return [BOS, *REWRITE.encode(reverse_numbers(text)), EOS]
 
 
-def locate_labels(text: str, start: int, stop: int) -> list[int]:
-    """A mark for every token of `locate_row`; BOS and EOS are kept."""
-    return [KEEP] + [TAKE if start <= i < stop else KEEP for i in range(len(text))] + [KEEP]
+def locate_labels(text: str) -> list[int]:
+    """The right mark for every token of `locate_row`; BOS and EOS are kept."""
+    taken = {i for start, stop in sites(text) for i in range(start, stop)}
+    return [KEEP] + [TAKE if i in taken else KEEP for i in range(len(text))] + [KEEP]
 
 
 def reduce_prompt(site: str) -> list[int]:
@@ -120,20 +121,21 @@ class Rewriter:
                 found[i] = row
         return found
 
-    def mark(self, texts: Sequence[str]) -> list[tuple[int, int] | None]:
-        """The stretch of each text that the model marks; (0, 0) where it marks nothing, None where its marks are no stretch."""
-        spans: list[tuple[int, int] | None] = []
+    def mark(self, texts: Sequence[str]) -> list[tuple[int, int]]:
+        """The first stretch of each text that the model marks, (0, 0) where it marks nothing."""
+        spans: list[tuple[int, int]] = []
         for text, mark in zip(texts, self._chunks([locate_row(t) for t in texts], self._locate), strict=True):
-            taken = np.flatnonzero(mark[1 : len(text) + 1])
-            whole = len(taken) == 0 or taken[-1] - taken[0] + 1 == len(taken)
-            spans.append(((int(taken[0]), int(taken[-1]) + 1) if len(taken) else (0, 0)) if whole else None)
+            taken = mark[1 : len(text) + 1].astype(bool)
+            start = int(taken.argmax()) if taken.any() else 0
+            rest = taken[start:]
+            spans.append((start, start + (len(rest) if rest.all() else int(rest.argmin()))))
         return spans
 
-    def reduce(self, sites: Sequence[str]) -> list[str]:
+    def reduce(self, chosen: Sequence[str]) -> list[str]:
         """What the model makes of each site, read alone; empty where its answer does not end."""
-        if not sites:
+        if not chosen:
             return []
-        rows = self._chunks([reduce_prompt(s) for s in sites], self._greedy)
+        rows = self._chunks([reduce_prompt(s) for s in chosen], self._greedy)
         return [reverse_numbers(REWRITE.decode(r.tolist())) if EOS in r else "" for r in rows]
 
     def run(self, texts: Sequence[str]) -> list[Trace]:
@@ -145,9 +147,7 @@ class Rewriter:
                 break
             busy: list[tuple[Trace, tuple[int, int]]] = []
             for trace, span in zip(live, self.mark([t.text for t in live]), strict=True):
-                if span is None:
-                    trace.failure = f"marks in {trace.text} that are no stretch"
-                elif span[1] == span[0]:
+                if span[1] == span[0]:
                     trace.finish()
                 else:
                     busy.append((trace, span))

@@ -134,6 +134,14 @@ def start(config: RuntimeConfig) -> Runtime:
     return Runtime(platform, why, Mesh(np.array(devices), ("data",)), config.precision)
 
 
+def refuse_half_on_cpu(config: RuntimeConfig) -> None:
+    """UserError for a training in float16 on a CPU, which has no arithmetic of that type; several processes are not asked."""
+    if config.precision == "float16" and config.processes == 1 and _choose(config)[0] == "cpu":
+        raise UserError(
+            "expected precision float32 or bfloat16 on cpu, got float16, which it only imitates; change --precision, or use a GPU"
+        )
+
+
 def environment() -> dict[str, str]:
     """Versions and machine, for the report."""
     from importlib.metadata import version

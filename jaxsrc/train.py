@@ -225,6 +225,7 @@ def main(arguments: list[str]) -> int:
     if args.budget_seconds <= 0:
         raise UserError(f"--budget-seconds: expected a positive number, got {args.budget_seconds}")
     plan = plan_of(path, overrides)
+    runtimes.refuse_half_on_cpu(plan.runtime)
     if args.dry_run:
         dry_run(plan)
         return DONE

@@ -1,5 +1,7 @@
 """Ablation: a head that alone carries the answer is found, a random model yields nothing, and the scan is the plain loop."""
 
+from functools import lru_cache
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,8 +9,9 @@ import pytest
 from flax import nnx
 
 from jaxsrc.analysis.ablate import METHODS, Effects, ablate, first_order, group_difference, make_scan, replacements
+from jaxsrc.analysis.depth_subject import depth_rows, depth_subject, transformer_subject
 from jaxsrc.analysis.lens import attribution, lens, patterns
-from jaxsrc.analysis.subject import Rows, blocks_of, depth_rows, depth_subject, score, values
+from jaxsrc.analysis.subject import Rows, score, values
 from jaxsrc.data.expression_study import study_data
 from jaxsrc.depth_experiment import DepthConfig, DepthExperiment
 from jaxsrc.errors import UserError
@@ -20,13 +23,20 @@ CONFIG = DepthTransformerConfig(width=32, layers=2, heads=4, hidden=32, length=8
 ASK = 14  # a token that asks for the digit before it
 
 
-def model(seed=0, scale=0.2, config=CONFIG, vocabulary=16):
-    made = DepthTransformer(config, vocabulary, nnx.Rngs(seed))
+@lru_cache(1)
+def shared():
+    """One subject for all weights, so that its programs are compiled once."""
+    made = DepthTransformer(CONFIG, 16, nnx.Rngs(0))
+    return transformer_subject(nnx.graphdef(made), made)
+
+
+def model(seed=0, scale=0.2):
+    made = DepthTransformer(CONFIG, 16, nnx.Rngs(seed))
     params = nnx.to_pure_dict(nnx.state(made, nnx.Param))
     leaves, tree = jax.tree.flatten(params)
     keys = jax.random.split(jax.random.key(seed), len(leaves))
     moved = [x + scale * jax.random.normal(k, x.shape) for x, k in zip(leaves, keys, strict=True)]
-    return blocks_of(nnx.graphdef(made), made), jax.tree.unflatten(tree, moved), made
+    return shared(), jax.tree.unflatten(tree, moved), made
 
 
 def digits(count=96, seed=0):

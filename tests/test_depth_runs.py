@@ -19,6 +19,10 @@ TINY = [
 ]
 
 
+ABOUT = "rewrite, trained on 0-2 (numbers to 99, values within 99999999, 60 examples; step 4)"
+WORDS = ("accuracy", "probes", "loss")
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     out = tmp_path_factory.mktemp("runs") / "tiny"
@@ -37,7 +41,7 @@ def test_a_run_is_scored_by_depth_and_operators(run):
     assert found["depths"] == {"0": [0, 6], "3": [0, 6]}
     assert depth_compare.main([str(run), str(run), "--out", str(run.parent / "both")]) == 0
     tables = json.loads((run.parent / "both" / "report.json").read_text())["tables"]
-    assert next(iter(tables.values()))["rows"][1][:3] == ["rewrite, trained on 0-2, depth 3", "12", "0.0"]
+    assert next(iter(tables.values()))["rows"][1][:3] == [f"{ABOUT}, depth 3", "12", "0.0"]
     page = (run / "report.html").read_text()
     assert "greedy exact match by operators" in page and (run / "pictures" / "depth_curve.png").exists()
 
@@ -59,13 +63,23 @@ def test_every_question_is_answered_on_one_page(run, capsys):
     assert len(list((run / "pictures").glob("*.png"))) >= 11
 
 
-def test_a_direct_run_has_teacher_forced_figures_beside_the_greedy_ones(tmp_path):
+def test_a_direct_run_has_teacher_forced_figures_beside_the_greedy_ones_and_the_studys_table(tmp_path):
     out = tmp_path / "direct"
-    assert train.main(["configs/depth_pilot.yaml", *TINY, "--out", str(out)]) == 0
-    assert evaluate.main([str(out), "--limit", "4", "--depths", "0", "--device", "cpu"]) == 0
+    small = "experiment.model={width: 32, layers: 3, heads: 4, hidden: 16, length: 32, dropout: 0.0}"
+    assert train.main(["configs/depth_pilot.yaml", *TINY, small, "experiment.validate=0", "--out", str(out)]) == 0
+    # expressions of depth 10 are longer than the model: they are answered, and have no teacher-forced figures
+    assert evaluate.main([str(out), "--limit", "4", "--depths", "0", "10", "--device", "cpu"]) == 0
+    assert "longer than the 32 tokens" in (out / "report.html").read_text()
     tables = json.loads((out / "report.json").read_text())["tables"]
     forced = next(t for n, t in tables.items() if "teacher-forced" in n)
     assert [row[0] for row in forced["rows"]] == ["depth 0", "study: flat", "study: paren", "study: depth3"]
+    assert analyze.main([str(out), "study", "--device", "cpu"]) == 0
+    tables = json.loads((out / "report.json").read_text())["tables"]
+    accuracy, probes, loss = (next(t["rows"] for n, t in tables.items() if f"the study's {w}" in n) for w in WORDS)
+    assert [row[1] for row in accuracy] == ["95 - 96", "90 - 92", "93.0", "91.0", "+4"]
+    assert [row[3] for row in accuracy[:4]] == ["100.0"] * 4
+    assert [row[4:] for row in probes] == [["89.07", "77.16"]] * 2 and [row[1] for row in probes] == ["89.16", "99.91"]
+    assert loss[0][1] == "0.2143" and float(loss[0][3]) == pytest.approx(1.07, abs=0.01)
 
 
 def test_wrong_commands_are_one_line(tmp_path, run):

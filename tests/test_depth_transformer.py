@@ -1,6 +1,7 @@
 """The depth transformer: parameter counts, causality, cache, loops, places, and one compile that overfits one batch."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -18,6 +19,7 @@ from jaxsrc.depth_experiment import DepthConfig, DepthExperiment
 from jaxsrc.errors import UserError
 from jaxsrc.experiment import RunConfig, build
 from jaxsrc.models.depth_transformer import DepthTransformer, DepthTransformerConfig, places_of
+from jaxsrc.modules.attention import nearest
 from jaxsrc.modules.taps import Taps
 from jaxsrc.state import count, init_state, leaf_table
 from jaxsrc.step import CompiledOnce, train_step
@@ -131,3 +133,23 @@ def test_tests_are_fresh_and_batches_follow_from_seed_and_step():
         fresh = experiment.tests(depth, 40)
         assert {e.nesting for e in fresh} == {depth} and not {e.text for e in fresh} & shown
         assert fresh != experiment.tests(depth, 40, seed=1)
+
+
+def test_nearest_attention_takes_the_first_match_on_its_side_and_nothing_beyond_it():
+    keys = np.full((1, 6, 2, 1), -20.0, np.float32)
+    keys[0, [1, 3, 5]] = 20.0  # three matches
+    pattern = np.asarray(nearest(jnp.ones((1, 6, 2, 1)), jnp.asarray(keys), jnp.ones((6, 6), bool)))[0]
+    left, right = {2: 1, 3: 1, 4: 3, 5: 3}, {0: 1, 1: 3, 2: 3, 3: 5, 4: 5}
+    for head, wanted in ((0, left), (1, right)):
+        assert {i: int(row.argmax()) for i, row in enumerate(pattern[head]) if row.sum() > 0.5} == wanted
+        assert all(abs(row.sum() - 1) < 1e-3 for i, row in enumerate(pattern[head]) if i in wanted)
+    some = np.asarray(nearest(jnp.ones((1, 2, 2, 1)), jnp.asarray(keys), None, jnp.array([[4, 0]])))[0]
+    np.testing.assert_allclose(some, pattern[:, [4, 0]], atol=1e-6)
+
+
+def test_padding_is_nothing_to_the_marks_of_a_text():
+    graph, params = made(replace(TINY, marking="nearest"))
+    model, row = nnx.merge(graph, params), tokens(2, 9)
+    alone = model(row, prefix=jnp.array([9, 9]))[0]
+    padded = model(jnp.pad(row, ((0, 0), (0, 5))), prefix=jnp.array([9, 9]))[0]
+    np.testing.assert_allclose(padded[:, :9], alone, atol=1e-5)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from jaxsrc import depth_data
 from jaxsrc.data.expression_sampler import SamplerConfig, sample_many
-from jaxsrc.data.expression_steps import chain, drill, next_step, outline, reduced, site, to_int
+from jaxsrc.data.expression_steps import chain, drill, next_step, outline, parts, reduced, sites, to_int
 from jaxsrc.data.expression_text import BOS, EOS, REWRITE, STUDY, pad, reverse_numbers
 from jaxsrc.data.expressions import depths, expression
 from jaxsrc.depth_data import DepthDataConfig, answer_row, prompt_row, read_answer, rewrite_pools, sequence_pool
@@ -29,7 +29,7 @@ def test_every_step_keeps_the_value_and_the_chain_ends_in_it():
         assert all(meaning(s.text) == meaning(s.after) for s in steps)
         assert all(meaning(s.site) == meaning(s.new) == to_int(s.result) for s in steps)
         texts = outline(item.text)
-        assert to_int(texts[-1]) == item.result and site(texts[-1]) is None and len(texts) <= len(steps) + 1
+        assert to_int(texts[-1]) == item.result and sites(texts[-1]) == [] and len(texts) <= len(steps) + 1
         assert max(max(depths(s.text)) for s in steps) <= item.nesting  # nothing opens parentheses of its own
 
 
@@ -46,8 +46,10 @@ def test_products_come_first_and_the_innermost_group_before_them():
 
 @given(st.integers(0, 10**6))
 def test_drills_are_right(seed):
-    text = drill(random.Random(seed), 8)
+    text = drill(random.Random(seed), 8, 10**7)
     assert meaning(text) == meaning(reduced(text)) and "~0" not in text
+    a, _, b = parts(drill(random.Random(seed), 3, 99))
+    assert max(abs(a), abs(b)) <= 99
 
 
 @given(st.text("0123456789+-*()"))

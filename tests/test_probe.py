@@ -5,11 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 from sklearn.linear_model import LogisticRegression, Ridge
 
+from jaxsrc.analysis.depth_subject import characters_of, depth_rows, depth_subject
 from jaxsrc.analysis.lens import contributions
 from jaxsrc.analysis.patch import matched, patch
 from jaxsrc.analysis.probe import logistic, look_up, probe_sites, ridge
-from jaxsrc.analysis.probing import by_expression, characters_of, erase, probe_depth
-from jaxsrc.analysis.subject import depth_rows, depth_subject
+from jaxsrc.analysis.probing import by_expression, erase, probe_depth
 from jaxsrc.data.expressions import expression
 from jaxsrc.depth_data import DepthDataConfig
 from jaxsrc.depth_experiment import DepthConfig, DepthExperiment
@@ -73,11 +73,12 @@ def test_every_probe_figure_has_its_controls_and_erasing_runs():
     subject = depth_subject(made)
     params, other = (made.init(jax.random.key(i))[0] for i in (0, 1))
     fit, test, deeper = made.tests(1, 30), made.tests(2, 20, seed=1), made.tests(3, 10)
-    lines, controls = probe_depth(made, subject, params, other, fit, test, deeper, binary=True, kind="ridge")
+    sets = [characters_of(made, part, True, 2) for part in (fit, test, deeper)]
+    lines, controls = probe_depth(subject, params, other, sets, classes=2, kind="ridge")
     assert len(lines) == 3 + 4 and all(len(line) == 8 for line in lines) and len(controls) == 6
     assert controls["test: token and position"] < 1 and set(controls) > {"test: majority", "deeper: token"}
     assert all(0 <= float(line[1]) <= 100 for line in lines)
-    assert len(erase(made, subject, params, fit, test)) == 3
+    assert len(erase(subject, params, characters_of(made, fit, False, 2), depth_rows(made, test))) == 3
 
 
 def test_patching_recovers_everything_at_the_changed_token_of_the_first_layer():

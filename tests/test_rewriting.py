@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from jaxsrc.data.expression_sampler import SamplerConfig, sample_many
-from jaxsrc.data.expression_steps import chain, reduced, site
+from jaxsrc.data.expression_steps import chain, reduced, sites
 from jaxsrc.data.expression_text import REWRITE, pad, reverse_numbers
 from jaxsrc.errors import UserError
 from jaxsrc.rewriting import Rewriter, reduce_answer
@@ -20,7 +20,7 @@ class Perfect(Rewriter):
     def __init__(self, mark=None, answer=None, passes=400):
         self.params, self.batch, self.new, self.passes = None, 8, 40, passes
         self._locate, self._greedy = self.marks, self.replies
-        self.rule = mark or (lambda text: range(*(site(text) or (0, 0))))
+        self.rule = mark or (lambda text: [i for span in sites(text) for i in range(*span)])
         self.answer = answer or reduced
         self.calls = 0
 
@@ -49,7 +49,7 @@ def test_a_perfect_reader_walks_every_chain_to_its_end():
 @pytest.mark.parametrize(
     "reader, words",
     [
-        (Perfect(mark=lambda t: [0, 2]), "no stretch"),
+        (Perfect(mark=lambda t: [0, 2], answer=lambda t: ""), "no usable answer to 1"),
         (Perfect(mark=lambda t: []), "no number"),
         (Perfect(passes=1), "not finished"),
         (Perfect(answer=lambda t: "1+2+3"), "no usable answer"),

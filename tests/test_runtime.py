@@ -7,7 +7,7 @@ import pytest
 
 from jaxsrc import runtime
 from jaxsrc.errors import UserError
-from jaxsrc.runtime import RuntimeConfig, platform_of, start
+from jaxsrc.runtime import RuntimeConfig, platform_of, refuse_half_on_cpu, start
 from jaxsrc.train import main as train
 
 
@@ -55,6 +55,15 @@ def test_metal_computes_in_float32_only(pretend):
     pretend("cpu", "metal")
     with pytest.raises(UserError, match="expected precision float32 on metal, got bfloat16"):
         start(RuntimeConfig(precision="bfloat16"))
+
+
+def test_training_in_float16_wants_a_gpu(pretend, tmp_path):
+    pretend("cpu")
+    with pytest.raises(UserError, match="expected precision float32 or bfloat16 on cpu, got float16"):
+        train(["configs/depth_pilot.yaml", "--precision", "float16", "--out", str(tmp_path / "run")])
+    assert not (tmp_path / "run").exists()
+    pretend("cpu", "cuda")
+    refuse_half_on_cpu(RuntimeConfig(precision="float16"))
 
 
 @pytest.mark.parametrize("config", [{"processes": 2}, {"processes": 2, "coordinator": "127.0.0.1:1", "process": 2}])

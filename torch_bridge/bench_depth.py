@@ -10,7 +10,7 @@ import argparse
 import os
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 PILOT, LARGE = (128, 4, 4, 384), (384, 6, 6, 1536)
 
@@ -26,7 +26,7 @@ def one_core() -> str:
     return "cores as the system gives them"
 
 
-def rounds(arms: dict[str, Callable[[], object]], count: int) -> dict[str, float]:
+def rounds(arms: Mapping[str, Callable[[], object]], count: int) -> dict[str, float]:
     """Median CPU seconds of each arm, the arms taking turns."""
     found: dict[str, list[float]] = {name: [] for name in arms}
     for arm in arms.values():
@@ -101,37 +101,37 @@ def step(count: int, per_call: int) -> None:
 
 
 def scan(count: int) -> None:
-    """Zero ablation of every head and feed-forward block on the same rows: our one program against a loop of forward passes."""
-    import jax.numpy as jnp
+    """Zero ablation of every head and feed-forward block on the study's test expressions, loss and exactness of the answers:
+    our one program, preparation included, against a loop of forward passes, one for each unit."""
+    import jax
     import numpy as np
     import torch
-    from flax import nnx
 
     from jaxsrc.analysis.ablate import first_order, make_scan, replacements
-    from jaxsrc.analysis.subject import Rows, blocks_of
-    from jaxsrc.models.depth_transformer import DepthTransformer
+    from jaxsrc.analysis.depth_subject import depth_rows, depth_subject
+    from jaxsrc.data.expression_study import study_data
+    from jaxsrc.depth_experiment import DepthConfig, DepthExperiment
     from torch_bridge.maps.depth_transformer import depth_transformer_map
     from torch_bridge.twins.depth_transformer import TorchDepthTransformer
 
     torch.set_num_threads(1)
     for name, size, rows_of in (("pilot, 200 rows", PILOT, 200), ("10M, 32 rows", LARGE, 32)):
         config = _model(size, 0.0)
-        model = DepthTransformer(config, 35, nnx.Rngs(0))
-        graph, params = nnx.graphdef(model), nnx.to_pure_dict(nnx.state(model, nnx.Param))
+        experiment = DepthExperiment(DepthConfig(model=config))
+        params, subject = experiment.init(jax.random.key(0))[0], depth_subject(experiment)
         twin = TorchDepthTransformer(config, 35).eval()
         twin.load_state_dict(depth_transformer_map(config).to_torch(params, twin.state_dict()))
-        subject = blocks_of(graph, model)
-        tokens = np.random.default_rng(0).integers(4, 35, (rows_of, 30)).astype(np.int32)
-        labels = np.roll(tokens, -1, 1)
-        rows = Rows(jnp.asarray(tokens), jnp.asarray(labels), jnp.ones(tokens.shape, bool), jnp.zeros(rows_of, jnp.int32))
-        new = replacements(subject, params, rows, "zero")
+        data = study_data()
+        rows = depth_rows(experiment, [e for pair in zip(data.flat, data.paren, strict=True) for e in pair][:rows_of])
         program = make_scan(subject)
-        x, y = torch.from_numpy(tokens).long(), torch.from_numpy(labels).long()
+        x, y, asked = (torch.from_numpy(np.array(v)) for v in (rows.tokens, rows.labels, rows.asked))
+        x, y = x.long(), y.long()
 
-        def score(keep: torch.Tensor | None, x=x, y=y, twin=twin) -> torch.Tensor:
+        def score(keep: torch.Tensor | None, x=x, y=y, asked=asked, twin=twin) -> torch.Tensor:
             logits = twin(x, keep)
-            logits.argmax(-1).eq(y).all(-1)
-            return torch.nn.functional.cross_entropy(logits.flatten(0, 1), y.flatten(), reduction="none").view(y.shape).mean(1)
+            (logits.argmax(-1).eq(y) | ~asked).all(-1)
+            nats = torch.nn.functional.cross_entropy(logits.flatten(0, 1), y.flatten(), reduction="none").view(y.shape)
+            return (nats * asked).sum(1) / asked.sum(1)
 
         @torch.no_grad()
         def loop(score=score, config=config) -> torch.Tensor:
@@ -143,15 +143,21 @@ def scan(count: int) -> None:
                 found.append(score(keep))
             return torch.stack(found)
 
-        ours = lambda run=program, p=params, r=rows, n=new: [np.asarray(v) for v in run(p, r, n)]
+        def ours(run=program, p=params, r=rows, subject=subject) -> list[np.ndarray]:
+            return [np.asarray(v) for v in run(p, r, replacements(subject, p, r, "zero"))]
+
         loss, _, without, _ = ours()
         error = np.abs(np.concatenate([loss[None], without]) - loop().numpy()).max()
-        arms = {"loop of PyTorch passes": loop, "sheaf, shared prefix, lax.map": ours}
+        arms = {"loop of PyTorch passes": loop, "sheaf, one program": ours}
         show(name, rounds(arms, count), "loop of PyTorch passes")
         print(f"{name:<22} largest difference of a row's loss {error:.2g}")
-        start = time.process_time()
-        first_order(subject, params, rows, new)
-        print(f"{name:<22} first order for all units at once, compilation included, {time.process_time() - start:.1f} s")
+        new = replacements(subject, params, rows, "zero")
+
+        def slopes(s=subject, p=params, r=rows, n=new) -> np.ndarray:
+            return first_order(s, p, r, n)
+
+        label = "first order, all units at once"
+        show(name, rounds({label: slopes}, count), label)
 
 
 def main() -> None:

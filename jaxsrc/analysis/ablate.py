@@ -1,8 +1,8 @@
 """Every head and every feed-forward block switched off in turn, in one program: exact scan, and its first-order estimate.
 
-The forward pass before a block is shared by all units of that block, and `lax.map` goes over the units of a block one at a
-time, so that memory is that of one forward pass: with L blocks of H heads this costs L (L + 1) / 2 (H + 1) blocks instead of
-L^2 (H + 1).
+What does not change is computed once: the blocks before the one in question, and its own attention, whose heads add up in the
+stream. Without a head only the feed-forward network of its block is computed again, without a feed-forward block nothing of
+it. The last block answers at the positions that are asked for alone. `lax.map` goes over the units of a block one at a time.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from jaxsrc.analysis.subject import Rows, Subject, score, values
 from jaxsrc.modules.taps import Taps
@@ -44,12 +44,15 @@ def _edits(subject: Subject, layer: int, mask: Array, new: Pair) -> dict[str, Ca
 def replacements(subject: Subject, params: PyTree, rows: Rows, method: Method, seed: int = 0) -> Pair:
     """What stands in for the units: zeros, their mean over all tokens that are no padding, or their value in another row."""
     heads, out = taps_of(subject)
-    kept = values(subject, params, rows, [*heads, *out])
+    names = [*heads, *out]
+    if method == "zero":  # the shapes are enough
+        shapes = jax.eval_shape(lambda p, r: values(subject, p, r, names), params, rows)
+        blank = {n: jnp.zeros(s.shape, s.dtype) for n, s in shapes.items()}
+        return [blank[n] for n in heads], [blank[n] for n in out]
+    kept = values(subject, params, rows, names)
     live = (rows.tokens != 0).astype(jnp.float32)
 
     def new(v: Array) -> Array:
-        if method == "zero":
-            return jnp.zeros_like(v)
         if method == "mean":
             weight = live.reshape(*live.shape, *[1] * (v.ndim - 2))
             return jnp.broadcast_to((v * weight).sum((0, 1)) / live.sum(), v.shape)
@@ -58,27 +61,44 @@ def replacements(subject: Subject, params: PyTree, rows: Rows, method: Method, s
     return [new(kept[n]) for n in heads], [new(kept[n]) for n in out]
 
 
+def asked_at(rows: Rows) -> tuple[Int[Array, "b k"], Rows]:
+    """Positions whose labels are asked for, as many for every row as the row with most needs; and the rows at them alone."""
+    asked = np.asarray(rows.asked)
+    most = max(int(asked.sum(1).max()), 1)
+    at = jnp.asarray(np.argsort(~asked, 1, kind="stable")[:, :most].astype(np.int32))
+    pick = lambda x: jnp.take_along_axis(x, at, 1)
+    return at, Rows(pick(rows.tokens), pick(rows.labels), pick(rows.asked), rows.prefix)
+
+
 @lru_cache(8)
 def make_scan(subject: Subject) -> Callable[[PyTree, Rows, Pair], tuple[Array, Array, Array, Array]]:
     """(params, rows, what stands in) -> loss[b], exact[b] of the whole model, and [units, b] of the model without each unit."""
+    heads, out = taps_of(subject)
+    last = len(subject.names) - 1
 
     @jax.jit
-    def scan(params: PyTree, rows: Rows, new: Pair) -> tuple[Array, Array, Array, Array]:
-        inputs, x = [], subject.embed(params, rows)
-        for i in range(len(subject.names)):
-            inputs.append(x)
-            x = subject.block(params, i, x, rows, Taps())
-        loss, exact = score(subject.read(params, x, Taps()), rows)
+    def scan(params: PyTree, rows: Rows, new: Pair, at: Array, asked: Rows) -> tuple[Array, Array, Array, Array]:
+        def finish(i: int, x: Array) -> tuple[Array, Array]:
+            """The stream after block i to the end."""
+            for j in range(i + 1, last + 1):
+                x = subject.block(params, j, x, rows, Taps(), at if j == last else None)
+            return score(subject.read(params, x, Taps()), asked)
 
-        def without(layer: int, mask: Array) -> tuple[Array, Array]:
-            y = subject.block(params, layer, inputs[layer], rows, Taps(edits=_edits(subject, layer, mask, new)))
-            return score(subject.read(params, subject.onward(params, layer + 1, y, rows), Taps()), rows)
-
-        masks = jnp.eye(subject.heads + 1)
-        found = [jax.lax.map(lambda m, i=i: without(i, m), masks) for i in range(len(subject.names))]
+        found, x = [], subject.embed(params, rows)
+        for i in range(last + 1):
+            cut = (lambda v: jax.vmap(lambda r, a: r[a])(v, at)) if i == last else (lambda v: v)
+            taps = Taps(keep=[heads[i], out[i]])
+            middle = subject.attend(params, i, x, rows, taps, at if i == last else None)
+            x = subject.feed(params, i, middle, taps)
+            # what each head adds, and what stands in for it: [b, n, h, w]
+            change = subject.outputs(params, i, cut(new[0][i]) - taps.kept[heads[i]])
+            streams = jax.lax.map(lambda c, i=i, m=middle: subject.feed(params, i, m + c, Taps()), jnp.moveaxis(change, 2, 0))
+            streams = jnp.concatenate([streams, (x + cut(new[1][i]) - taps.kept[out[i]])[None]])
+            found.append(jax.lax.map(lambda y, i=i: finish(i, y), streams))
+        loss, exact = score(subject.read(params, x, Taps()), asked)
         return loss, exact, jnp.concatenate([f[0] for f in found]), jnp.concatenate([f[1] for f in found])
 
-    return scan
+    return lambda params, rows, new: scan(params, rows, new, *asked_at(rows))
 
 
 @lru_cache(8)

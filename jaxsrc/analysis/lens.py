@@ -51,19 +51,21 @@ def lens(subject: Subject, params: PyTree, rows: Rows) -> Lens:
 def contributions(
     subject: Subject, params: PyTree, rows: Rows
 ) -> tuple[list[str], Float[Array, "parts b n"], Float[Array, "b n"]]:
-    """Parts (embedding, heads, feed-forward blocks, the norm's bias), what each adds to the right label's logit less the mean
-    logit, and that difference itself; the parts add up to it, since the final norm's scale is held at its value."""
+    """Parts (embedding, heads, feed-forward blocks, biases of norm and attention), what each adds to the right label's logit
+    less the mean logit, and that difference itself; the parts add up to it, since the final norm's scale is held at its value."""
     heads, out = taps_of(subject)
 
     @jax.jit
     def split(params: PyTree, rows: Rows) -> tuple[Array, Array]:
-        taps = Taps(keep=[*heads, *out])
+        whole_attention = [h.removesuffix("heads") + "out" for h in heads]
+        taps = Taps(keep=[*heads, *out, *whole_attention])
         start = subject.embed(params, rows)
         last = subject.onward(params, 0, start, rows, taps)
         d, constant = subject.direction(params, last, rows.labels)
         parts = [(start * d).sum(-1)]
         for i in range(len(subject.names)):
             added = subject.outputs(params, i, taps.kept[heads[i]])
+            constant = constant + ((taps.kept[whole_attention[i]] - added.sum(2)) * d).sum(-1)  # a bias, where there is one
             parts += list(jnp.moveaxis(jnp.einsum("bnhw,bnw->bnh", added, d), -1, 0))
             parts.append((taps.kept[out[i]] * d).sum(-1))
         logits = subject.read(params, last, Taps())
@@ -71,7 +73,7 @@ def contributions(
         return jnp.stack([*parts, constant]), whole
 
     parts, whole = split(params, rows)
-    return ["embedding", *subject.units, "norm bias"], parts, whole
+    return ["embedding", *subject.units, "biases"], parts, whole
 
 
 def attribution(subject: Subject, params: PyTree, rows: Rows) -> tuple[list[list], float]:

@@ -12,9 +12,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxsrc.analysis.probe import look_up, probe_sites
-from jaxsrc.analysis.subject import Rows, Subject, depth_rows, score, values
-from jaxsrc.data.expressions import Expression
-from jaxsrc.depth_experiment import DepthExperiment
+from jaxsrc.analysis.subject import Rows, Subject, score, values
 from jaxsrc.modules.taps import Taps
 from jaxsrc.protocol import PyTree
 from jaxsrc.statistics import bootstrap, mcnemar
@@ -24,8 +22,8 @@ COLUMNS = ("site", "accuracy", "95 %", "random model", "hashed labels", "selecti
 
 @dataclass(frozen=True)
 class Characters:
-    """All characters of some expressions. labels: depth, or whether it is above zero; of: index of the expression; token,
-    place: the character's number and position; hashed: a label that only its neighbourhood decides."""
+    """Characters of some texts. where: which tokens they are; labels: depth, or whether it is above zero; of: index of the text;
+    token, place: the character's number and position; hashed: a label that only its neighbourhood decides."""
 
     rows: Rows
     where: Bool[np.ndarray, "b n"]
@@ -36,20 +34,13 @@ class Characters:
     hashed: Int[np.ndarray, "c"]
 
 
-def characters_of(experiment: DepthExperiment, items: Sequence[Expression], binary: bool, classes: int) -> Characters:
-    """Characters of expressions as the model reads them; digits of a number share a depth, so their order does not matter."""
-    rows = depth_rows(experiment, items)
+def chosen_characters(rows: Rows, where: Bool[np.ndarray, "b n"], labels: Int[np.ndarray, "c"], classes: int) -> Characters:
+    """Characters at `where`, with as many labels in the order of the tokens; hashed: from the character and the two before it."""
     tokens = np.asarray(rows.tokens)
-    where = np.zeros(tokens.shape, bool)
-    labels, hashed = [], []
-    for i, item in enumerate(items):
-        where[i, 1 : len(item.text) + 1] = True
-        labels += [int(d > 0) if binary else d for d in item.depth]
-        for j in range(1, len(item.text) + 1):
-            context = ",".join(map(str, tokens[i, max(j - 2, 0) : j + 1]))
-            hashed.append(random.Random(context).randrange(classes))
     of, place = np.nonzero(where)
-    return Characters(rows, where, np.array(labels), of, tokens[where], place, np.array(hashed))
+    contexts = [",".join(map(str, tokens[i, max(j - 2, 0) : j + 1])) for i, j in zip(of, place, strict=True)]
+    hashed = np.array([random.Random(context).randrange(classes) for context in contexts])
+    return Characters(rows, where, labels, of, tokens[where], place, hashed)
 
 
 def features(
@@ -80,20 +71,18 @@ def by_expression(right: Float[np.ndarray, "c"], of: Int[np.ndarray, "c"]) -> tu
 
 
 def probe_depth(
-    experiment: DepthExperiment,
     subject: Subject,
     params: PyTree,
     random_params: PyTree,
-    fit: Sequence[Expression],
-    test: Sequence[Expression],
-    deeper: Sequence[Expression],
+    sets: Sequence[Characters],
     *,
-    binary: bool,
+    classes: int,
     kind: str = "logistic",
 ) -> tuple[list[list], dict[str, float]]:
-    """Lines of COLUMNS for every site, and accuracies of look-up controls (majority, token, token and position)."""
-    classes = 2 if binary else 1 + max(e.nesting for e in [*fit, *test, *deeper])
-    sets = [characters_of(experiment, part, binary, classes) for part in (fit, test, deeper)]
+    """Lines of COLUMNS for every site, and accuracies of look-up controls (majority, token, token and position).
+
+    sets: what the probes are fitted to, what they are tested on, and deeper texts.
+    """
     a, b, c = sets
     labels = jnp.asarray(a.labels)
 
@@ -150,28 +139,19 @@ def projected(x: Array, basis: Float[Array, "d k"]) -> Array:
     return x - (x @ basis) @ basis.T
 
 
-def erase(
-    experiment: DepthExperiment,
-    subject: Subject,
-    params: PyTree,
-    fit: Sequence[Expression],
-    test: Sequence[Expression],
-    seed: int = 0,
-) -> list[list]:
+def erase(subject: Subject, params: PyTree, chars: Characters, rows: Rows, seed: int = 0) -> list[list]:
     """Lines (stream, answers right, without the probed directions, without as many random ones, p): does the model use them?
 
-    The directions are those of the depth probe (ridge, one a depth) at that stream; all positions lose them. p: McNemar between
-    losing the probed and losing random directions.
+    The directions are those of the depth probe (ridge, one a depth) fitted to `chars` at that stream; all positions of `rows`
+    lose them. p: McNemar between losing the probed and losing random directions.
     """
-    classes = 1 + max(e.nesting for e in fit)
-    chars = characters_of(experiment, fit, False, classes)
+    classes = int(chars.labels.max()) + 1
     streams, _ = features(subject, params, chars)
     weights = np.asarray(
         probe_sites(jnp.asarray(streams), jnp.asarray(chars.labels), jnp.asarray(streams[:, :1]), classes=classes, kind="ridge")[
             1
         ]
     )
-    rows = depth_rows(experiment, test)
 
     @jax.jit
     def exact(params: PyTree, rows: Rows, bases: list[Array]) -> Array:

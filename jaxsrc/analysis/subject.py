@@ -9,21 +9,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float
 
-from jaxsrc.data.expression_steps import next_step
-from jaxsrc.data.expression_text import PAD, pad
-from jaxsrc.data.expressions import Expression
-from jaxsrc.depth_data import answer_row, prompt_row, vocabulary
-from jaxsrc.depth_experiment import DepthExperiment
 from jaxsrc.errors import UserError
-from jaxsrc.models.depth_transformer import DepthTransformer
-from jaxsrc.modules.attention import causal_mask
+from jaxsrc.modules.attention import Kind, causal_mask
 from jaxsrc.modules.taps import NONE, Taps
 from jaxsrc.protocol import Leaf, PyTree
-from jaxsrc.rewriting import locate_labels, locate_row
 
 
 @jax.tree_util.register_dataclass
@@ -45,19 +37,26 @@ class Rows:
 class Subject:
     """A transformer in pieces: `embed`, then `block` for each of `names`, then `read`; taps are named as the model names them.
 
-    heads, dim: of every attention; outputs: (params, block, heads [b, n, h, d]) -> what each head adds to the residual stream
-    [b, n, h, w]; direction: (params, last residual stream, labels) -> d [b, n, w] and constant [b, n] so that the label's logit
-    less the mean logit is x . d + constant, the final norm's scale held fixed.
+    A block is pre-norm, in two halves: `attend` gives the stream after attention (at the positions `only` [b, k], where they are
+    given), `feed` the stream after the feed-forward network. heads, dim: of every attention; outputs: (params, block, heads
+    [b, n, h, d]) -> what each head adds to the residual stream [b, n, h, w]; direction: (params, last residual stream, labels)
+    -> d [b, n, w] and constant [b, n] so that the label's logit less the mean logit is x . d + constant, the final norm's scale
+    held fixed.
     """
 
     names: tuple[str, ...]
     heads: int
     dim: int
     embed: Callable[[PyTree, Rows], Array]
-    block: Callable[[PyTree, int, Array, Rows, Taps], Array]
+    attend: Callable[[PyTree, int, Array, Rows, Taps, Array | None], Array]
+    feed: Callable[[PyTree, int, Array, Taps], Array]
     read: Callable[[PyTree, Array, Taps], Array]
     outputs: Callable[[PyTree, int, Array], Array]
     direction: Callable[[PyTree, Array, Array], tuple[Array, Array]]
+
+    def block(self, params: PyTree, i: int, x: Array, rows: Rows, taps: Taps = NONE, only: Array | None = None) -> Array:
+        """The stream after block i."""
+        return self.feed(params, i, self.attend(params, i, x, rows, taps, only), taps)
 
     def forward(self, params: PyTree, rows: Rows, taps: Taps = NONE) -> Float[Array, "b n v"]:
         """Logits; the same as the model's own."""
@@ -112,77 +111,61 @@ def values(subject: Subject, params: PyTree, rows: Rows, names: Sequence[str]) -
     return _collector(subject, tuple(names))(params, rows)
 
 
-def blocks_of(graph: Any, model: Any) -> Subject:
-    """The subject of a `DepthTransformer`, or of any module with the same `embed`, `theta`, `read`, `names` and `layers`.
+def prefixed(rows: Rows) -> Bool[Array, "b n n"]:
+    """Who sees whom: what came before, and all of the prefix within it."""
+    n = rows.tokens.shape[1]
+    return causal_mask(n)[None] | (jnp.arange(n)[None, None] < rows.prefix[:, None, None])
 
-    graph: its graph definition; model: the module itself, abstract or not.
+
+def blocks_of(
+    graph: Any,
+    model: Any,
+    names: Sequence[str],
+    *,
+    blocks: Callable[[Any], Any],
+    embed: Callable[[Any, Array], Array],
+    read: Callable[[Any, Array, Taps], Array],
+    table: Callable[[Any], Array],
+    theta: Callable[[Any, int], Array | None] = lambda model, n: None,
+    mask: Callable[[Rows], Array] = prefixed,
+    gating: Callable[[], Any] = lambda: None,
+    kind: Kind = "softmax",
+) -> Subject:
+    """The subject of a module that is a row of `Block`s between an embedding and a tied head.
+
+    graph: its graph definition; model: the module itself, abstract or not; names: of the blocks as they are gone through,
+    more than there are blocks where they are repeated; the rest takes the module: blocks: to them; embed: (module, tokens) ->
+    stream; read: (module, stream, taps) -> logits; table: to the head's rows [v, w]; theta: (module, n) -> rotary angles; mask:
+    rows -> who sees whom; gating: what the feed-forward networks are handed; kind: of attention.
     """
-    attention = model.layers[0].attention
+    attention = blocks(model)[0].attention
+    names, count = tuple(names), len(blocks(model))
+    layer = lambda params, i: blocks(nnx.merge(graph, params))[i % count]
 
-    def block(params: PyTree, i: int, x: Array, rows: Rows, taps: Taps) -> Array:
-        model = nnx.merge(graph, params)
-        n = rows.tokens.shape[1]
-        mask = causal_mask(n)[None] | (jnp.arange(n)[None, None] < rows.prefix[:, None, None])
-        layer, name = model.layers[i % len(model.layers)], names[i]
-        return layer(x, mask=mask, theta=model.theta(jnp.arange(n)), taps=taps, name=name)[0]
+    def attend(params: PyTree, i: int, x: Array, rows: Rows, taps: Taps, only: Array | None) -> Array:
+        angles = theta(nnx.merge(graph, params), rows.tokens.shape[1])
+        return layer(params, i).attend(x, mask=mask(rows), theta=angles, only=only, kind=kind, taps=taps, name=names[i])[0]
 
     def outputs(params: PyTree, i: int, heads: Array) -> Array:
-        layers = nnx.merge(graph, params).layers
-        kernel = layers[i % len(layers)].attention.o.kernel[...]
+        kernel = layer(params, i).attention.o.kernel[...]
         return jnp.einsum("bnhd,hdw->bnhw", heads, kernel.reshape(attention.heads, attention.dim, -1))
 
     def direction(params: PyTree, x: Array, labels: Array) -> tuple[Array, Array]:
         model = nnx.merge(graph, params)
-        table = model.embedding.embedding[...]
-        towards = table[labels] - table.mean(0)
+        rows = table(model)
+        towards = rows[labels] - rows.mean(0)
         scale = jax.lax.rsqrt(x.var(-1, keepdims=True) + 1e-5)
         d = towards * model.norm.scale[...] * scale
         return d - d.mean(-1, keepdims=True), (towards * model.norm.bias[...]).sum(-1)
 
-    names = tuple(model.names())
     return Subject(
         names,
         attention.heads,
         attention.dim,
-        lambda params, rows: nnx.merge(graph, params).embed(rows.tokens),
-        block,
-        lambda params, x, taps: nnx.merge(graph, params).read(x, taps),
+        lambda params, rows: embed(nnx.merge(graph, params), rows.tokens),
+        attend,
+        lambda params, i, x, taps: layer(params, i).feed(x, gating=gating(), taps=taps, name=names[i]),
+        lambda params, x, taps: read(nnx.merge(graph, params), x, taps),
         outputs,
         direction,
     )
-
-
-def depth_subject(experiment: DepthExperiment) -> Subject:
-    c = experiment.config.model
-    return blocks_of(experiment.graph, nnx.eval_shape(lambda: DepthTransformer(c, experiment.size, nnx.Rngs(0))))
-
-
-def depth_rows(experiment: DepthExperiment, items: Sequence[Expression]) -> Rows:
-    """Right answers of the direct and steps tracks; the right marks of the rewrite track."""
-    track = experiment.config.track
-    if track == "rewrite":
-        steps = [next_step(e.text) for e in items]
-        tokens = [locate_row(e.text) for e in items]
-        labels = [locate_labels(e.text, s.start if s else 0, s.stop if s else 0) for e, s in zip(items, steps, strict=True)]
-        length = max(map(len, tokens))
-        asked = pad(tokens, length) != PAD
-        prefix = np.array([len(t) for t in tokens], np.int32)
-        return Rows(
-            jnp.asarray(pad(tokens, length), jnp.int32),
-            jnp.asarray(pad(labels, length), jnp.int32),
-            jnp.asarray(asked),
-            jnp.asarray(prefix),
-        )
-    prompts = [prompt_row(track, e.text) for e in items]
-    whole = [p + answer_row(track, e, experiment.config.data.reverse) for p, e in zip(prompts, items, strict=True)]
-    length = max(map(len, whole))
-    table = pad(whole, length).astype(np.int32)
-    begin = np.array([len(p) - 1 for p in prompts])
-    asked = (table[:, 1:] != PAD) & (np.arange(length - 1) >= begin[:, None])
-    return Rows(jnp.asarray(table[:, :-1]), jnp.asarray(table[:, 1:]), jnp.asarray(asked), jnp.zeros(len(items), jnp.int32))
-
-
-def characters(experiment: DepthExperiment, tokens: Int[np.ndarray, "n"]) -> list[str]:
-    """What each token of a row is, for pictures."""
-    known = vocabulary(experiment.config.track).characters
-    return [("PAD", "BOS", "EOS", "?")[t] if t < 4 else known[t - 4] for t in tokens.tolist()]

@@ -11,6 +11,7 @@ from jaxsrc.errors import UserError
 
 NUMBER = re.compile(r"~?\d+")
 _PAIR = re.compile(r"\(?(~?\d+)([+\-*])(~?\d+)\)?")
+_GROUP = re.compile(r"\([^()]*\)")
 _ALONE = re.compile(r"\((~?\d+)\)")
 
 
@@ -43,24 +44,29 @@ def of_int(number: int) -> str:
     return f"~{-number}" if number < 0 else str(number)
 
 
-def site(text: str) -> tuple[int, int] | None:
-    """The next characters to replace, None where nothing but a number is left.
+def sites(text: str) -> list[tuple[int, int]]:
+    """Characters that can be replaced now, from left to right; none where nothing but a number is left.
 
-    The group that the first ")" closes (the whole text without one) is innermost. In it the first product is next, else the
-    first sum or difference; its parentheses go with it if nothing else is inside.
+    Every group without parentheses in it (the whole text, where it has none) has one: its first product, else its first sum
+    or difference. Its parentheses go with it if nothing else is inside. What lies outside a group has no say in it, so that
+    the rule is the same at every depth.
     """
-    close = text.find(")")
-    begin = text.rfind("(", 0, close) + 1 if close >= 0 else 0
-    end = close if close >= 0 else len(text)
-    numbers = list(NUMBER.finditer(text, begin, end))
-    if len(numbers) == 1:
-        return (begin - 1, end + 1) if close >= 0 else None
+    groups = [(m.start(), m.end()) for m in _GROUP.finditer(text)] if "(" in text else [(0, len(text))]
+    found = [_in_group(text, *group) for group in groups]
+    return [span for span in found if span is not None]
+
+
+def _in_group(text: str, start: int, stop: int) -> tuple[int, int] | None:
+    numbers = list(NUMBER.finditer(text, start, stop))
+    closed = text[start] == "("
     if not numbers:
         raise UserError(f"expected a number between parentheses, got '{text}'; mend the expression")
+    if len(numbers) == 1:
+        return (start, stop) if closed else None
+    if len(numbers) == 2 and closed:
+        return start, stop
     products = [i for i in range(len(numbers) - 1) if text[numbers[i].end()] == "*"]
     chosen = products[0] if products else 0
-    if len(numbers) == 2 and close >= 0:
-        return begin - 1, end + 1
     return numbers[chosen].start(), numbers[chosen + 1].end()
 
 
@@ -74,10 +80,7 @@ def reduced(chosen: str) -> str:
     alone = _ALONE.fullmatch(chosen)
     if alone:
         return alone.group(1)
-    match = _PAIR.fullmatch(chosen)
-    if match is None:
-        raise UserError(f"expected two numbers and an operator, got '{chosen}'; mend it")
-    a, operator, b = to_int(match.group(1)), match.group(2), to_int(match.group(3))
+    a, operator, b = parts(chosen)
     if operator != "*":
         return of_int(a + b if operator == "+" else a - b)
     sign = "~" if (a < 0) != (b < 0) else ""
@@ -93,18 +96,19 @@ def reduced(chosen: str) -> str:
 
 
 def next_step(text: str) -> Step | None:
-    found = site(text)
-    if found is None:
+    """The first site of a text, and what becomes of it; None where there is none."""
+    found = sites(text)
+    if not found:
         return None
-    chosen = text[found[0] : found[1]]
-    return Step(text, *found, reduced(chosen), _value(chosen))
+    chosen = text[found[0][0] : found[0][1]]
+    return Step(text, *found[0], reduced(chosen), _value(chosen))
 
 
 def _value(chosen: str) -> str:
-    match = _PAIR.fullmatch(chosen)
-    if match is None:
+    if _ALONE.fullmatch(chosen):
         return reduced(chosen)
-    return of_int(apply(match.group(2), to_int(match.group(1)), to_int(match.group(3))))
+    a, operator, b = parts(chosen)
+    return of_int(apply(operator, a, b))
 
 
 def chain(text: str) -> list[Step]:
@@ -129,8 +133,25 @@ def outline(text: str) -> list[str]:
     return texts
 
 
-def drill(rng: random.Random, digits: int) -> str:
-    """A random site, numbers of up to `digits` digits (in a product together); many close numbers, many products by a digit."""
+def drill(rng: random.Random, digits: int, limit: int) -> str:
+    """A random site, its numbers and its value within `limit`; see `_drawn`."""
+    while True:
+        text = _drawn(rng, digits)
+        a, operator, b = parts(text)
+        if max(abs(a), abs(b), abs(apply(operator, a, b))) <= limit:
+            return text
+
+
+def parts(site: str) -> tuple[int, str, int]:
+    """Both numbers of a site and its operator; UserError for no site."""
+    match = _PAIR.fullmatch(site)
+    if match is None:
+        raise UserError(f"expected two numbers and an operator, got '{site}'; mend it")
+    return to_int(match.group(1)), match.group(2), to_int(match.group(3))
+
+
+def _drawn(rng: random.Random, digits: int) -> str:
+    """Numbers of up to `digits` digits (in a product together); many close numbers, many products by a digit."""
     sign = lambda: "~" if rng.random() < 0.25 else ""
     number = lambda n: rng.randint(10 ** (n - 1) if n > 1 else 0, 10**n - 1)
     operator = rng.choice("+-*")

@@ -14,7 +14,7 @@ from pydantic import Field
 from jaxsrc.data.expression_text import FIRST_DIGIT
 from jaxsrc.errors import UserError
 from jaxsrc.modules import rotary
-from jaxsrc.modules.attention import Attention, Cache, causal_mask, empty_cache
+from jaxsrc.modules.attention import Attention, Cache, Kind, causal_mask, empty_cache
 from jaxsrc.modules.block import Block, layer_norm
 from jaxsrc.modules.dropout import dropout, split
 from jaxsrc.modules.gated_feedforward import GateConfig, feedforward
@@ -27,7 +27,8 @@ STD = 0.02
 class DepthTransformerConfig:
     """length: most tokens of a text; loops: times that all layers are gone through, with the same weights; positions: none
     leaves order to the causal mask; places: digits of a number that are told their place in it (arXiv:2405.17399), 0
-    for none; gate: gated units of `hidden` features for feed-forward networks, none for plain ones with GELU."""
+    for none; gate: gated units of `hidden` features for feed-forward networks, none for plain ones with GELU; marking: how
+    characters that see each other both ways attend, see `Attention`."""
 
     width: Annotated[int, Field(ge=2)] = 128
     layers: Annotated[int, Field(ge=1)] = 4
@@ -39,6 +40,7 @@ class DepthTransformerConfig:
     positions: Literal["rotary", "none"] = "rotary"
     places: Annotated[int, Field(ge=0)] = 0
     gate: GateConfig | None = None
+    marking: Kind = "softmax"
 
 
 def places_of(tokens: Int[Array, "b n"], most: int) -> Int[Array, "b n"]:
@@ -122,12 +124,14 @@ class DepthTransformer(nnx.Module):
     ) -> tuple[Float[Array, "b n v"], list[Cache]]:
         """Logits, and the caches after this call.
 
-        prefix: tokens at the start of a row that see each other both ways; mask: instead of the causal one, over the caches'
-        length where there are caches; loops: other than the configuration's; key: of dropout, None for none.
+        prefix: tokens at the start of a row that see each other both ways, as the configuration's marking says; mask: instead of
+        the causal one, over the caches' length where there are caches; loops: other than the configuration's; key: of dropout,
+        None for none.
         """
         n = tokens.shape[1]
         names = self.names(loops)
         first, *keys = split(key, len(names) + 1)
+        kind: Kind = "softmax" if prefix is None else self.config.marking
         theta = self.theta(jnp.arange(n) if positions is None else positions)
         if mask is None and caches is None:
             mask = causal_mask(n)
@@ -137,8 +141,7 @@ class DepthTransformer(nnx.Module):
         after: list[Cache] = []
         for i, name in enumerate(names):
             cache = None if caches is None else caches[i]
-            x, cache = self.layers[i % self.config.layers](
-                x, mask=mask, theta=theta, cache=cache, key=keys[i], taps=taps, name=name
-            )
+            layer = self.layers[i % self.config.layers]
+            x, cache = layer(x, mask=mask, theta=theta, cache=cache, key=keys[i], kind=kind, taps=taps, name=name)
             after += [] if cache is None else [cache]
         return self.read(x, taps), after
