@@ -133,7 +133,7 @@ def _named(value: Any) -> Any:
 GateConfig = Annotated[Gate, Field(discriminator="kind"), BeforeValidator(_named)]
 
 FORWARD = 1 / 3  # share of a forward pass in a training step, where the backward pass costs two
-MARGIN = 0.9  # of a dense epoch that a gate may cost before it falls back
+MARGIN = 0.85  # of a dense epoch that a gate may cost before it falls back; the rest is its own arithmetic on small models
 
 
 def rate_of(gate: Gate) -> float:

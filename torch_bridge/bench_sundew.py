@@ -95,9 +95,10 @@ class TorchViT(torch.nn.Module):
         return self.head(self.layers(x)[:, 0])
 
 
-def epochs(samples: int, rate: float, rounds: int) -> list[tuple[str, float]]:
+def epochs(samples: int, rate: float, rounds: int, width: int, layers: int) -> list[tuple[str, float]]:
     """(what, seconds of an epoch of `samples` pictures): plain torch, the published trainer, ours dense and with memory."""
-    config = ViTConfig(dropout=0.1, norm="post", activation="relu", pooling="class")
+    size = {"width": width, "heads": max(width // 32, 1), "hidden": 2 * width, "layers": layers}
+    config = ViTConfig(dropout=0.1, norm="post", activation="relu", pooling="class", **size)
     rng = np.random.default_rng(0)
     pictures = torch.tensor(rng.normal(size=(samples, 3, 32, 32)), dtype=torch.float32)
     labels = torch.tensor(rng.integers(0, 10, samples))
@@ -131,6 +132,8 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("what", choices=["events", "epochs"])
     parser.add_argument("--samples", type=int, default=1280, help="pictures of an epoch (default 1280)")
     parser.add_argument("--rate", type=float, default=0.1)
+    parser.add_argument("--width", type=int, default=256, help="of the published vision transformer (default 256, as published)")
+    parser.add_argument("--layers", type=int, default=6, help="(default 6, as published)")
     parser.add_argument("--rounds", type=int, default=3)
     args = parser.parse_args(arguments)
     runtimes.start(RuntimeConfig(device="cpu"))
@@ -141,7 +144,7 @@ def main(arguments: list[str]) -> int:
             table.add_row(name, f"{rate / 1e6:.3f}", f"{rate / found[-1][1]:.0f}")
     else:
         table = Table("trainer", "s an epoch", "ratio to the published trainer")
-        found = epochs(args.samples, args.rate, args.rounds)
+        found = epochs(args.samples, args.rate, args.rounds, args.width, args.layers)
         for name, seconds in found:
             table.add_row(name, f"{seconds:.3f}", f"{found[1][1] / seconds:.2f}")
     Console(width=110).print(table)

@@ -38,7 +38,7 @@ def series(rows: Sequence[dict[str, Any]], name: str) -> tuple[np.ndarray, np.nd
     return tuple(np.array(x, float) for x in zip(*found, strict=True)) if found else (np.zeros(0), np.zeros(0))  # type: ignore
 
 
-def by_epoch(steps: np.ndarray, values: np.ndarray, per_epoch: float) -> tuple[np.ndarray, np.ndarray, float]:
+def by_epoch(steps: np.ndarray, values: np.ndarray, per_epoch: int | float) -> tuple[np.ndarray, np.ndarray, float]:
     """(epochs, mean of the windows that end in each, width of a bar); several epochs in one where windows are longer, or
     where there are more than `BARS`."""
     if not len(steps):
