@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from jaxsrc import gate_cost
-from jaxsrc.gate_config import rate_of
+from jaxsrc.gate_config import DenseGate, rate_of
 from jaxsrc.gate_select import NEVER, GateState
 from jaxsrc.plots import gate_dashboard, gate_diagram
 from jaxsrc.protocol import PyTree
@@ -60,10 +60,11 @@ def cost(experiment: GatedExperiment, params: PyTree, state: GateState, report: 
             (experiment.gate.kind, 1e3 * found.seconds, experiment.per_epoch, found.epoch, f"{saved:.1%}", booked),
         ],
     )
-    report.note(
-        f"an epoch is {found.speedup:.2f} times as fast as a dense one; {rate:.2%} of the samples were trained on, "
-        f"{scored / passed:.0%} scored by a forward pass"
-    )
+    if not isinstance(experiment.gate, DenseGate):
+        report.note(
+            f"an epoch is {found.speedup:.2f} times as fast as a dense one; {rate:.2%} of the samples were trained on, "
+            f"{scored / passed:.0%} scored by a forward pass"
+        )
     facts = asdict(found) | {"rate": rate, "target": rate_of(experiment.gate), "saved": saved, "scored": scored / passed}
     (report.run / "gate.json").write_text(json.dumps(facts, indent=1))
     rows = records(report.run)
