@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import random
 import time
+from dataclasses import replace
 from importlib import import_module
 from typing import Any
 
@@ -97,8 +98,8 @@ class TorchViT(torch.nn.Module):
 
 def epochs(samples: int, rate: float, rounds: int, width: int, layers: int) -> list[tuple[str, float]]:
     """(what, seconds of an epoch of `samples` pictures): plain torch, the published trainer, ours dense and with memory."""
-    size = {"width": width, "heads": max(width // 32, 1), "hidden": 2 * width, "layers": layers}
-    config = ViTConfig(dropout=0.1, norm="post", activation="relu", pooling="class", **size)
+    size = ViTConfig(width=width, heads=max(width // 32, 1), hidden=2 * width, layers=layers)
+    config = replace(size, dropout=0.1, norm="post", activation="relu", pooling="class")
     rng = np.random.default_rng(0)
     pictures = torch.tensor(rng.normal(size=(samples, 3, 32, 32)), dtype=torch.float32)
     labels = torch.tensor(rng.integers(0, 10, samples))
