@@ -92,9 +92,10 @@ def draw(rows: Sequence[dict[str, Any]], view: View, path: Path) -> Path:
             counts.set_ylim(0, 1.3 * total)
         energy.axhline(0, color=style.QUIET, lw=0.7)
         energy.set(title="energy: operations saved", xlabel="epoch", ylabel="%")
-        energy.legend(fontsize=7)
+        if len(epochs):
+            energy.legend(fontsize=7)
+            counts.legend(fontsize=7)
         counts.set(title="samples of an epoch", xlabel="epoch", ylabel="samples")
-        counts.legend(fontsize=7)
         names, seconds = ["dense", "this gate"], [view.cost.dense_epoch, view.cost.epoch]
         bars = speed.bar(names, seconds, color=["#A9B1B8", mine.color], hatch=["\\\\\\\\", ""])
         speed.bar_label(bars, [f"{s:.3g} s" for s in seconds], fontsize=8)
