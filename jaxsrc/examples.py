@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from jaxtyping import Array, Float
@@ -20,6 +21,14 @@ class PerExample(NamedTuple):
     early: Float[Array, "b"]
 
 
+class EarlyHead(NamedTuple):
+    """A cheap scorer that is trained along. cost: share of a forward pass; measure: (parameters, rows) -> [b, 4], see
+    `significance.of_logits`."""
+
+    cost: float
+    measure: Callable[[PyTree, dict[str, Array]], Float[Array, "b 4"]]
+
+
 @runtime_checkable
 class Examples(Protocol):
     """Training samples by number, with everything else that a run needs."""
@@ -28,7 +37,7 @@ class Examples(Protocol):
     batch: int
     epochs: float
     steps: int  # instead of the epochs, if not 0
-    proxy_cost: float  # share of a forward pass that `proxy` takes; 0 where the model has no early head
+    early: EarlyHead | None  # what the proxy policy scores with
 
     @property
     def count(self) -> int:
@@ -50,10 +59,6 @@ class Examples(Protocol):
 
     def losses(self, params: PyTree, rows: dict[str, Array], key: Array | None) -> PerExample:
         """Of some rows of the resident arrays; key: of augmentation and dropout, None for neither."""
-        ...
-
-    def proxy(self, params: PyTree, rows: dict[str, Array]) -> Float[Array, "b 4"]:
-        """The measured parts by a cheap forward pass, where `proxy_cost` is not 0."""
         ...
 
     def validate(self, params: PyTree) -> dict[str, float]:

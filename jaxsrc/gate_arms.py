@@ -18,8 +18,8 @@ from jaxsrc.optim import OptimConfig, make_optimizer
 from jaxsrc.prefetch import place, stay
 from jaxsrc.protocol import PyTree
 from jaxsrc.runtime import Runtime
-from jaxsrc.state import init_state
-from jaxsrc.step import several, train_step
+from jaxsrc.state import TrainState, init_state
+from jaxsrc.step import CompiledOnce, several, train_step
 
 CALL = 10  # steps in one scan
 
@@ -63,8 +63,9 @@ class Arm:
         optimizer = make_optimizer(replace(optim, warmup_steps=warm, ema=0.0), whole)
         step = train_step(self.experiment, optimizer, np.dtype(np.float32), 0.0)
         self._init = jax.jit(lambda seed: init_state(self.experiment, optimizer, seed, ema=False, scaled=False))
-        self._step = jax.jit(several(step), donate_argnums=0, out_shardings=runtime.replicated)
-        self._compiled = None
+        self._step = CompiledOnce(
+            several(step), f"step of {name}", ("state", "batches", "resident"), donate=(0,), out=runtime.replicated
+        )
 
     def _batches(self, seed: int, step: int) -> PyTree:
         found = [self.experiment.batch_at(seed, step + i) for i in range(CALL)]
@@ -77,15 +78,16 @@ class Arm:
         """Resident arrays on the devices."""
         return stay(replace(self.experiment.stages[0], resident=lambda: arrays), self.runtime)
 
-    def compile(self, resident: PyTree) -> None:
-        if self._compiled is None:
-            state = jax.device_put(self._init(jnp.int32(0)), self.runtime.replicated)
-            self._compiled = self._step.lower(state, self._batches(0, 0), resident).compile()
+    def _start(self, resident: PyTree, seed: int) -> TrainState:
+        """A fresh state, the step compiled."""
+        state = jax.device_put(self._init(jnp.int32(seed)), self.runtime.replicated)
+        if not self._step.ready:
+            self._step.compile(state, self._batches(0, 0), resident)
+        return jax.block_until_ready(state)
 
     def seconds_a_step(self, resident: PyTree, calls: int) -> float:
         """The least time of a call, by step, past the warm-up."""
-        self.compile(resident)
-        state = jax.device_put(self._init(jnp.int32(0)), self.runtime.replicated)
+        state = self._start(resident, 0)
         middle = state.carry._replace(step=jnp.int32(self.steps // 2))
         state = replace(state, carry=jax.device_put(middle, self.runtime.replicated))
         best = float("inf")
@@ -93,19 +95,17 @@ class Arm:
             batches = self._batches(0, i * CALL)
             jax.block_until_ready((state, batches))
             start = time.perf_counter()
-            state, _ = self._compiled(state, batches, resident)  # type: ignore[misc]
+            state, _ = self._step(state, batches, resident)
             jax.block_until_ready(state)
             best = min(best, time.perf_counter() - start)
         return best / CALL
 
     def train(self, data: ImageExamples, resident: PyTree, seed: int, budget: str) -> Result:
         """From scratch to the last step, then the test."""
-        self.compile(resident)
-        state = jax.device_put(self._init(jnp.int32(seed)), self.runtime.replicated)
-        jax.block_until_ready(state)
+        state = self._start(resident, seed)
         start = time.perf_counter()
         for step in range(0, self.steps, CALL):
-            state, _ = self._compiled(state, self._batches(seed, step), resident)  # type: ignore[misc]
+            state, _ = self._step(state, self._batches(seed, step), resident)
         jax.block_until_ready(state)
         seconds = time.perf_counter() - start
         loss, right = data.scores(state.params)

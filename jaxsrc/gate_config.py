@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, assert_never
 
 from pydantic import BeforeValidator, Field
 
@@ -147,6 +147,17 @@ def rate_of(gate: Gate) -> float:
             return gate.rate
 
 
+def takes_all(gate: Gate) -> bool:
+    """Whether every sample of a batch is trained on; a subset, where there is one, is made where batches are made."""
+    match gate:
+        case DenseGate() | RS2Gate() | RandomGate(subset="fixed"):
+            return True
+        case RandomGate() | TopKGate() | SelectiveBackpropGate() | InfoBatchGate() | ImportanceGate() | SundewGate():
+            return False
+        case _:
+            assert_never(gate)
+
+
 def scoring(gate: Gate, early: float = FORWARD) -> float:
     """Share of a dense epoch's cost that scoring takes, at a forward pass of a third of a step; early: of the proxy's head."""
     match gate:
@@ -188,8 +199,7 @@ def sizes(gate: Gate, count: int, batch: int, epochs: int | float, steps: int = 
     if batch > count:
         raise UserError(f"batch: expected at most the {count} training samples, got {batch}; lower it")
     rate = rate_of(gate)
-    whole = isinstance(gate, DenseGate | RS2Gate) or (isinstance(gate, RandomGate) and gate.subset == "fixed")
-    if whole:  # the subset is made where batches are made
+    if takes_all(gate):
         return Sizes(batch, batch, batch / rate, steps or max(round(epochs * count * rate / batch), 1))
     candidates = min(int(batch / rate), count)
     if rate * candidates < 1:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,7 @@ import numpy as np
 from jaxsrc.examples import Examples
 from jaxsrc.gate_config import DenseGate, SundewGate
 from jaxsrc.protocol import PyTree
+from jaxsrc.step import CompiledOnce
 
 if TYPE_CHECKING:
     from jaxsrc.gated import GatedExperiment
@@ -46,11 +48,6 @@ class Cost:
         return 1 - self.flops(trained, scored) / self.flops(passed, 0)
 
 
-def _flops(compiled) -> float:
-    cost = compiled.cost_analysis() or {}
-    return float((cost[0] if isinstance(cost, list) else cost).get("flops", 0.0))
-
-
 class _Timed:
     """A gradient step of an experiment, compiled, that carries the gate's state along."""
 
@@ -62,7 +59,7 @@ class _Timed:
             gradient, (_, new) = jax.grad(value, has_aux=True)(params)
             return gradient, new
 
-        self.compiled = jax.jit(step).lower(params, carry, self._batch(0), table, jax.random.key(0)).compile()
+        self.step = CompiledOnce(step, "timed step", ("params", "carry", "batch", "table", "key"))
 
     def _batch(self, step: int) -> PyTree:
         return {k: jnp.asarray(v) for k, v in self.experiment.batch_at(0, step).items()}
@@ -74,7 +71,7 @@ class _Timed:
         jax.block_until_ready(batches)
         start = time.perf_counter()
         for batch in batches:
-            gradient, self.carry = self.compiled(self.params, self.carry, batch, self.table, key)
+            gradient, self.carry = self.step(self.params, self.carry, batch, self.table, key)
         jax.block_until_ready((gradient, self.carry))
         return (time.perf_counter() - start) / steps
 
@@ -99,27 +96,35 @@ def measure(experiment: GatedExperiment, params: PyTree, carry: PyTree, rounds: 
         if time.perf_counter() - begun > SECONDS:
             break
     mine, theirs = (float(np.median(x)) for x in zip(*found, strict=True))
-    rows = {k: v[: dense.sizes.capacity] for k, v in table.items()}
-    proxy = isinstance(gate, SundewGate) and gate.policy == "proxy"
-    full = lambda p: data.losses(p, rows, None).measured
-    score = jax.jit((lambda p: data.proxy(p, rows)) if proxy else full).lower(params).compile()
     each = dense.sizes.capacity
     return Cost(
         mine,
         theirs,
         mine * experiment.per_epoch,
         theirs * dense.per_epoch,
-        _flops(plain.compiled) / each,
-        _flops(score) / each,
+        plain.step.flops / each,
+        _scoring(data, each, early=isinstance(gate, SundewGate) and gate.policy == "proxy"),
     )
 
 
-def counted(data: Examples, batch: int = 64) -> tuple[float, float]:
-    """Operations of training on a sample and of scoring one by a forward pass, as XLA counts them for a batch."""
-    shapes = {k: jax.ShapeDtypeStruct((batch, *v.shape[1:]), v.dtype) for k, v in data.resident_shapes.items()}
-    params = jax.eval_shape(data.init, jax.random.key(0))
-    train = jax.grad(lambda p, rows: data.losses(p, rows, None).loss.mean())
-    score = lambda p, rows: data.losses(p, rows, None).measured
-    first, second = (_flops(jax.jit(f).lower(params, shapes).compile()) / batch for f in (train, score))
-    return first, second
+def _abstract(data: Examples, batch: int) -> tuple[PyTree, PyTree]:
+    rows = {k: jax.ShapeDtypeStruct((batch, *v.shape[1:]), v.dtype) for k, v in data.resident_shapes.items()}
+    return jax.eval_shape(data.init, jax.random.key(0)), rows
 
+
+def _operations(function: Callable, data: Examples, batch: int) -> float:
+    """Of a sample, as XLA counts them for a batch."""
+    found = CompiledOnce(function, "counted", ("params", "rows"))
+    found.compile(*_abstract(data, batch))
+    return found.flops / batch
+
+
+def _scoring(data: Examples, batch: int, *, early: bool = False) -> float:
+    full = lambda p, rows: data.losses(p, rows, None).measured
+    return _operations(data.early.measure if early and data.early else full, data, batch)
+
+
+def counted(data: Examples, batch: int = 64) -> tuple[float, float]:
+    """Operations of training on a sample and of scoring one by a forward pass."""
+    train = jax.grad(lambda p, rows: data.losses(p, rows, None).loss.mean())
+    return _operations(train, data, batch), _scoring(data, batch)

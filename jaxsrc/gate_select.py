@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple, assert_never
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxsrc.gate_config import (
-    DenseGate,
     Gate,
     ImportanceGate,
     InfoBatchGate,
-    RandomGate,
-    RS2Gate,
     SelectiveBackpropGate,
     Sizes,
     SundewGate,
     TopKGate,
     rate_of,
+    takes_all,
 )
 from jaxsrc.modules import rate_control
 from jaxsrc.modules.rate_control import Account, Probabilities
@@ -81,7 +79,7 @@ class Scorers(NamedTuple):
     """Forward passes that measure samples: the whole model's, and the early head's where there is one."""
 
     full: Score
-    proxy: Score
+    early: Score | None
 
 
 def known(state: GateState, rows: Int[Array, "c"], horizon: float, per_epoch: float) -> Float[Array, "c 4"]:
@@ -100,7 +98,8 @@ def measure(
         case TopKGate() | SelectiveBackpropGate() | SundewGate(policy="full") | ImportanceGate(scored="full"):
             return scorers.full(rows), state, c
         case SundewGate(policy="proxy"):
-            return scorers.proxy(rows), state, c
+            assert scorers.early, "GatedExperiment refuses this policy without an early head"
+            return scorers.early(rows), state, c
         case SundewGate(policy="every_k"):
             due = state.step % gate.every == 0
             found = jax.lax.cond(due, scorers.full, lambda r: known(state, r, gate.age, per_epoch), rows)
@@ -114,67 +113,79 @@ def measure(
             return known(state, rows, 1e9, per_epoch), state, jnp.float32(0)
 
 
-def chances(
+class Law(NamedTuple):
+    """How a gate draws. chances: of each candidate; scores: what an overflow is cut by, positive; counts: how much each
+    candidate counts when drawn."""
+
+    chances: Probabilities
+    scores: Float[Array, "c"]
+    counts: Float[Array, "c"]
+
+
+def law(
     gate: Gate,
     state: GateState,
     rows: Int[Array, "c"],
     measured: Float[Array, "c 4"],
     spread: Float[Array, "c"],
     wanted: Float[Array, ""],
-    sizes: Sizes,
     per_epoch: float,
-) -> tuple[Probabilities, Float[Array, "c"]]:
-    """Chances that sum to `wanted`, and the scores that overflow is cut by."""
-    c, loss = len(rows), measured[:, LOSS]
-    flat = Probabilities(jnp.full(c, 1.0) * wanted / c, jnp.float32(0))
-    part = lambda share: state.step >= round((1 - share) * sizes.steps)
-    either = lambda plain, p: Probabilities(*(jnp.where(plain, a, b) for a, b in zip(flat, p, strict=True)))
+) -> Law:
+    """Of the gate for these candidates, where it does not draw uniformly; the chances sum to `wanted`."""
+    c, loss, one = len(rows), measured[:, LOSS], jnp.ones(len(rows))
+    fresh = state.seen[rows] == NEVER
     match gate:
         case SundewGate():
             scores = windowed(blend(measured, spread, gate.significance), loss, gate.cap, gate.drop) + 1e-6
             age = (state.step - state.seen[rows]).astype(jnp.float32) / per_epoch
-            fresh = state.seen[rows] == NEVER
             if gate.refractory:
                 scores = jnp.where((age < gate.refractory) & ~fresh, scores.min(), scores)
             if gate.probe:
                 scores = jnp.where((age > gate.probe) | fresh, scores.max(), scores)
-            plain = part(gate.last) | (state.step < round(gate.warmup * sizes.steps))
-            return either(plain, rate_control.gate(scores, wanted, gate.temperature, gate.mixed)), scores
+            return Law(rate_control.gate(scores, wanted, gate.temperature, gate.mixed), scores, one)
         case TopKGate():
             order = jnp.argsort(jnp.argsort(-loss))
-            return Probabilities((order < jnp.round(wanted)).astype(jnp.float32), jnp.float32(0)), loss + 1e-6
+            chances = Probabilities((order < jnp.round(wanted)).astype(jnp.float32), jnp.float32(0))
+            return Law(chances, loss + 1e-6, one)
         case SelectiveBackpropGate():
             percentile = (jnp.argsort(jnp.argsort(loss)) + 1.0) / c
-            return either(part(gate.last), rate_control.proportional(percentile**gate.beta, wanted, 0.0)), loss + 1e-6
+            return Law(rate_control.proportional(percentile**gate.beta, wanted, 0.0), loss + 1e-6, one)
         case InfoBatchGate():
-            keep = jnp.where(easy(state, measured, rows), 1 - gate.prune, 1.0)
-            return either(part(gate.last), rate_control.proportional(keep, wanted, 0.0)), loss + 1e-6
+            easy = (loss < loss.mean()) & ~fresh
+            kept = jnp.where(easy, 1 - gate.prune, 1.0)
+            return Law(rate_control.proportional(kept, wanted, 0.0), loss + 1e-6, 1 / kept)
         case ImportanceGate():
             scores = measured[:, GRADIENT]
-            return rate_control.proportional(scores, wanted, gate.mixed), scores + 1e-6
+            return Law(rate_control.proportional(scores, wanted, gate.mixed), scores + 1e-6, one)
         case _:
-            return flat, jnp.ones(c)
+            return uniform(wanted, c)
 
 
-def easy(state: GateState, measured: Float[Array, "c 4"], rows: Int[Array, "c"]) -> Bool[Array, "c"]:
-    """Candidates seen before whose remembered loss lies below the candidates' mean."""
-    loss = measured[:, LOSS]
-    return (loss < loss.mean()) & (state.seen[rows] != NEVER)
+def uniform(wanted: Float[Array, ""], c: int) -> Law:
+    """The same chance for each of c candidates."""
+    return Law(Probabilities(jnp.full(c, 1.0) * wanted / c, jnp.float32(0)), jnp.ones(c), jnp.ones(c))
 
 
-def weigh(
-    gate: Gate, selection: Selection, inclusion: Float[Array, "c"], low: Bool[Array, "c"], sizes: Sizes, last: Array
-) -> Float[Array, "p"]:
-    """Weights of the places: equal ones, those that make the mean gradient right, or InfoBatch's."""
-    equal = selection.filled / jnp.maximum(selection.filled.sum(), 1)
+def draws_uniformly(gate: Gate, step: Int[Array, ""], steps: int) -> Bool[Array, ""]:
+    """Whether this step lies in a first or last stretch in which the gate lets chance decide."""
+    match gate:
+        case SundewGate():
+            first, last = gate.warmup, gate.last
+        case SelectiveBackpropGate() | InfoBatchGate():
+            first, last = 0.0, gate.last
+        case _:
+            return jnp.bool_(False)
+    return (step < round(first * steps)) | (step >= round((1 - last) * steps))
+
+
+def weigh(gate: Gate, law: Law, selection: Selection, candidates: int) -> Float[Array, "p"]:
+    """Weights of the places: those that make the mean gradient right, or each sample's share of all that count."""
     match gate:
         case SundewGate(unbiased=True) | ImportanceGate():
-            return unbiased_weights(inclusion[selection.places], selection.filled, sizes.candidates, gate.clip)
-        case InfoBatchGate():
-            more = jnp.where(low[selection.places] & ~last, 1 / (1 - gate.prune), 1.0) * selection.filled
-            return more / jnp.maximum(more.sum(), 1e-6)
+            return unbiased_weights(law.chances.inclusion[selection.places], selection.filled, candidates, gate.clip)
         case _:
-            return equal
+            counts = law.counts[selection.places] * selection.filled
+            return counts / jnp.maximum(counts.sum(), 1e-6)
 
 
 def choose(
@@ -188,15 +199,7 @@ def choose(
     per_epoch: float,
 ) -> tuple[Chosen, GateState]:
     """The samples of this step out of its candidates, and the gate's state with what scoring taught it."""
-    whole = sizes.candidates == sizes.capacity
-    match gate:
-        case DenseGate() | RS2Gate() | RandomGate(subset="fixed"):
-            whole = True
-        case RandomGate() | TopKGate() | SelectiveBackpropGate() | InfoBatchGate() | ImportanceGate() | SundewGate():
-            pass
-        case _:
-            assert_never(gate)
-    if whole:
+    if takes_all(gate) or sizes.candidates == sizes.capacity:
         selection = everything(len(rows))
         weights = selection.filled / len(rows)
         return Chosen(rows, weights, selection, state.account, jnp.float32(0), jnp.float32(0)), state
@@ -207,22 +210,18 @@ def choose(
     )
     wanted = jnp.minimum(wanted, sizes.capacity)
     measured, state, scored = measure(gate, state, rows, scorers, per_epoch)
-    found, scores = chances(gate, state, rows, measured, spread[rows], wanted, sizes, per_epoch)
-    if isinstance(gate, TopKGate):
-        active = found.inclusion > 0
-    else:
-        active = rate_control.draw(found.inclusion, jax.random.uniform(drawing))
-    selection = compact(active, scores, sizes.capacity)
+    scored_law, flat = law(gate, state, rows, measured, spread[rows], wanted, per_epoch), uniform(wanted, len(rows))
+    plain = draws_uniformly(gate, state.step, sizes.steps)
+    used = jax.tree.map(lambda a, b: jnp.where(plain, a, b), flat._replace(scores=scored_law.scores), scored_law)
+    active = rate_control.draw(used.chances.inclusion, jax.random.uniform(drawing))
+    selection = compact(active, used.scores, sizes.capacity)
     made = selection.filled.sum()
     account = rate_control.settle(state.account, made, have, rate, sizes.candidates, energy)
-    late = state.step >= round((1 - getattr(gate, "last", 0.0)) * sizes.steps)
-    weights = weigh(gate, selection, found.inclusion, easy(state, measured, rows), sizes, late)
-    return Chosen(rows[selection.places], weights, selection, account, found.threshold, scored), state
+    weights = weigh(gate, used, selection, sizes.candidates)
+    return Chosen(rows[selection.places], weights, selection, account, used.chances.threshold, scored), state
 
 
-def remember(
-    state: GateState, chosen: Chosen, measured: Float[Array, "p 4"]
-) -> GateState:
+def remember(state: GateState, chosen: Chosen, measured: Float[Array, "p 4"]) -> GateState:
     """The state after the step: what it showed of its samples, when, and what is owed."""
     n = len(state.seen)
     rows = jnp.where(chosen.selection.filled > 0, chosen.rows, n)  # padding writes nowhere

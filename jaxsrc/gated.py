@@ -27,8 +27,8 @@ class GatedExperiment:
     def __init__(self, examples: Examples, gate: Gate):
         self.data = examples
         self.asked = gate
-        self.gate = gate_config.effective(gate, examples.proxy_cost)
-        if isinstance(gate, SundewGate) and gate.policy == "proxy" and not examples.proxy_cost:
+        self.gate = gate_config.effective(gate, examples.early.cost if examples.early else 0.0)
+        if isinstance(gate, SundewGate) and gate.policy == "proxy" and examples.early is None:
             raise UserError("gate.policy: expected a model with an early head for 'proxy', got none; set model.exit_layer")
         self.sizes = gate_config.sizes(self.gate, examples.count, examples.batch, examples.epochs, examples.steps)
         gate_config.check(gate, self.sizes if self.gate is gate else gate_config.sizes(gate, examples.count, examples.batch, 1))
@@ -83,7 +83,8 @@ class GatedExperiment:
 
         take = lambda r: {k: v[r] for k, v in table.items()}
         full = lambda rows: over(rows, lambda r: self.data.losses(fixed, take(r), None).measured)
-        return Scorers(full, lambda rows: over(rows, lambda r: self.data.proxy(fixed, take(r))))
+        early = self.data.early
+        return Scorers(full, early and (lambda rows: over(rows, lambda r: early.measure(fixed, take(r)))))
 
     def loss(
         self, params: PyTree, carry: PyTree, batch: PyTree, key: Array, *, train: bool
@@ -103,7 +104,7 @@ class GatedExperiment:
             "accuracy": ((filled * found.right).sum(), filled.sum()),
             **gate_select.figures(chosen, self.sizes),
         }
-        if self.data.proxy_cost:
+        if self.data.early:
             early = (weights * found.early.astype(jnp.float32)).sum()
             share = self.gate.proxy_loss if isinstance(self.gate, SundewGate) else 0.0
             loss = loss + share * early

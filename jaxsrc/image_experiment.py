@@ -18,7 +18,7 @@ from jaxsrc.data import images
 from jaxsrc.data.image_augment import AugmentConfig, augment
 from jaxsrc.data.images import CLASSES, ImageDataConfig, Images
 from jaxsrc.errors import UserError
-from jaxsrc.examples import PerExample
+from jaxsrc.examples import EarlyHead, PerExample
 from jaxsrc.models.vit import ViT, ViTConfig, check
 from jaxsrc.modules.significance import of_logits
 from jaxsrc.protocol import PyTree
@@ -57,7 +57,7 @@ class ImageExamples:
         self.batch, self.epochs, self.steps = config.batch, config.epochs, config.steps
         self.graph = nnx.graphdef(nnx.eval_shape(lambda: self._make(nnx.Rngs(0))))
         layers = config.model.exit_layer
-        self.proxy_cost = layers / config.model.layers if layers else 0.0
+        self.early = EarlyHead(layers / config.model.layers, self._early_measured) if layers else None
 
     def _make(self, rngs: nnx.Rngs) -> ViT:
         return ViT(self.config.model, self.side, self.channels, CLASSES, rngs)
@@ -114,7 +114,7 @@ class ImageExamples:
         nothing = jnp.zeros(len(labels))
         return PerExample(cross(logits), of_logits(logits, labels), right, nothing if early is None else cross(early))
 
-    def proxy(self, params: PyTree, rows: dict[str, Array]) -> Float[Array, "b 4"]:
+    def _early_measured(self, params: PyTree, rows: dict[str, Array]) -> Float[Array, "b 4"]:
         x = self.scaled(rows["images"], jax.tree.leaves(params)[0].dtype)
         return of_logits(self.model(params).early(x), rows["labels"])
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array
 
 from jaxsrc.examples import PerExample
 from jaxsrc.modules.significance import MEASURED, of_logits
@@ -24,7 +24,7 @@ class TextExamples:
     """See `examples.Examples`. Loss and significance of a window are means over its tokens; its spread is the standard
     deviation of its token numbers. Alpha is the configuration's at the end of its schedule."""
 
-    proxy_cost = 0.0
+    early = None
 
     def __init__(self, text: TextExperiment):
         self.text = text
@@ -60,9 +60,6 @@ class TextExamples:
         measured = of_logits(logits.reshape(b * n, v), targets.reshape(-1)).reshape(b, n, len(MEASURED)).mean(1)
         right = (logits.argmax(-1) == targets).mean(1, dtype=jnp.float32)
         return PerExample(measured[:, 0], measured, right, jnp.zeros(b))
-
-    def proxy(self, params: PyTree, rows: dict[str, Array]) -> Float[Array, "b 4"]:
-        raise NotImplementedError("a language model has no early head; proxy_cost says so")
 
     def validate(self, params: PyTree) -> dict[str, float]:
         return self.text.validate(params, 0)

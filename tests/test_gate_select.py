@@ -251,4 +251,4 @@ def test_weights_of_nothing_are_refused():
     with pytest.raises(UserError, match="sum above 0"):
         check(SignificanceConfig(loss=0.0, spread=0.0))
     with pytest.raises(UserError, match="at most the 10"):
-        sizes(gate_select.DenseGate(), 10, 50, 1)
+        sizes(DenseGate(), 10, 50, 1)
