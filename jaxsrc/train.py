@@ -19,7 +19,7 @@ from jaxsrc import heap
 from jaxsrc import runtime as runtimes
 from jaxsrc.checkpoint import Checkpoints, Meta, git_revision
 from jaxsrc.dry_run import dry_run
-from jaxsrc.errors import DONE, INTERRUPTED, RunError, UserError, command_line
+from jaxsrc.errors import DONE, INTERRUPTED, ConfigError, RunError, UserError, command_line
 from jaxsrc.loop import Fit, total_steps
 from jaxsrc.plan import Plan, abstract_state, fresh_state, make_step
 from jaxsrc.protocol import Carried
@@ -36,12 +36,22 @@ def _identity(resolved: dict) -> dict:
     return {**resolved, "runtime": {"precision": (resolved.get("runtime") or {}).get("precision")}}
 
 
+def _filled(saved: dict) -> dict:
+    """A saved configuration with today's defaults for keys that came after it; as it is where it no longer reads."""
+    from jaxsrc.experiment import RunConfig
+
+    try:
+        return configuration.to_dict(configuration.from_dict(RunConfig, saved))
+    except ConfigError:
+        return saved
+
+
 def check_folder(run: Path, resolved: dict) -> None:
     """Refuse a run folder that belongs to another configuration; where it runs may differ, what it is may not."""
     path = run / "config.yaml"
     if not path.exists():
         return
-    there = configuration.read_yaml(path.read_text(), str(path)) or {}
+    there = _filled(configuration.read_yaml(path.read_text(), str(path)) or {})
     found = configuration.differences(_identity(resolved), _identity(there))
     if found:
         more = f" (and {len(found) - 6} more)" if len(found) > 6 else ""

@@ -3,10 +3,12 @@
 from pathlib import Path
 
 import pytest
+import yaml
 
 from jaxsrc import config
 from jaxsrc.errors import ConfigError, UserError
 from jaxsrc.experiment import RunConfig
+from jaxsrc.train import check_folder
 
 CONFIGS = sorted(Path("configs").glob("*.yaml"))
 
@@ -71,3 +73,13 @@ def test_differences_name_both_sides():
         "a.b: 3 here, 4 there",
         "c.1: 'absent' here, 2 there",
     ]
+
+
+def test_a_run_of_an_older_version_is_the_same_run_and_one_that_differs_is_not(tmp_path):
+    resolved = config.to_dict(config.load(RunConfig, "configs/digits_dense.yaml"))
+    older = {k: v for k, v in resolved.items() if k != "gate"}  # saved before there was such a key
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(older))
+    check_folder(tmp_path, resolved)
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump({**older, "seed": resolved["seed"] + 1}))
+    with pytest.raises(UserError, match="seed"):
+        check_folder(tmp_path, resolved)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import pickle
 import tarfile
 from collections.abc import Callable
@@ -99,10 +100,8 @@ class _Plain(pickle.Unpickler):
         raise pickle.UnpicklingError(f"it asks for {module}.{name}")
 
 
-def _parse(raw: Any, name: str) -> Split:
+def _parse(raw: bytes, name: str) -> Split:
     """A CIFAR file's content."""
-    import io
-
     try:
         found = _Plain(io.BytesIO(raw), encoding="bytes").load()
         data, labels = np.asarray(found[b"data"]), np.asarray(found[b"labels"])
@@ -130,9 +129,9 @@ def _files(root: Path) -> Callable[[str], bytes]:
     archive = next((p for p in (root, root / ARCHIVE) if p.is_file()), None)
     if archive is None:
         raise UserError(f"data.folder: expected {FOLDER}/ or {ARCHIVE} in {root}, got neither; {ADVICE}")
-    size = archive.stat().st_size
-    if archive.name == ARCHIVE and size < ARCHIVE_BYTES:
-        raise UserError(f"{archive}: expected {ARCHIVE_BYTES:,} bytes, got {size:,}, a part of it; {ADVICE}")
+    there = archive.stat().st_size
+    if archive.name == ARCHIVE and there < ARCHIVE_BYTES:
+        raise UserError(f"{archive}: expected {ARCHIVE_BYTES:,} bytes, got {there:,}, a part of it; {ADVICE}")
     try:
         with tarfile.open(archive) as opened:
             kept = {}
