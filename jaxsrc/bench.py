@@ -17,7 +17,7 @@ from jaxsrc.gate_config import SundewGate
 from jaxsrc.image_experiment import ImageConfig
 from jaxsrc.plots.arms import seconds_plot
 from jaxsrc.plots.devices import throughput
-from jaxsrc.plots.gate_bench import accuracies, frontier, response
+from jaxsrc.plots.gate_bench import response
 from jaxsrc.report import Report
 from jaxsrc.runs import open_run
 from jaxsrc.runtime import Precision, RuntimeConfig
@@ -95,37 +95,9 @@ def gate(args: argparse.Namespace) -> int:
     gates = {n: g for n, g in gates.items() if not args.arms or n in args.arms or n == "dense"}
     report = Report(args.out)
     report.note(f"{args.config}, rate {args.rate:g}, {args.seeds} seeds; {runtime.describe()}")
-    times = bench_gate.timings(plan, gates, runtime)
-    dense = times["dense"]
-    report.table(
-        "one step and one epoch, every arm in turn",
-        ("arm", "step, ms", "epoch, s", "epochs for one dense"),
-        [(n, 1e3 * t.step, t.epoch, f"{dense.epoch / t.epoch:.2f}") for n, t in times.items()],
-    )
-    results = bench_gate.run(plan, gates, times, runtime, report.say)
-    flops = bench_gate.flops_of(images)
-    for budget in dict.fromkeys(r.budget for r in results):
-        pictured = {}
-        for noise in plan.noises:
-            mine = [r for r in results if r.budget == budget and r.noise == noise]
-            report.table(f"{budget}, {noise:.0%} of the labels wrong", bench_gate.COLUMNS, bench_gate.rows(mine, flops))
-            names = dict.fromkeys(r.arm for r in mine)
-            pictured[f"{noise:.0%} wrong labels"] = {
-                n: bench_gate.interval([r.accuracy for r in mine if r.arm == n]) for n in names
-            }
-            for rival in ("dense", "random, equal compute"):
-                if rival in names:
-                    pairs = [(n, *bench_gate.paired(mine, n, rival)) for n in names if n.startswith("sundew")]
-                    title = f"{budget}, {noise:.0%} wrong: accuracy minus that of {rival}, paired by seed"
-                    report.table(title, ("arm", "mean", "95 % from", "to"), pairs)
-        label = budget.replace(" ", "_")
-        picture = accuracies(pictured, f"{budget}, {args.seeds} seeds", args.out / "pictures" / f"gate_{label}.png")
-        report.picture(budget, picture)
+    results = bench_gate.compare(plan, gates, runtime, report)
     if args.frontier:
-        points, plain = bench_gate.frontier(plan, args.frontier, sundew, runtime, report.say)
-        report.picture("frontier", frontier(points, plain, args.out / "pictures" / "gate_frontier.png"))
-        table = [(n, rate, *map(float, values)) for n, line in points.items() for rate, values in line]
-        report.table("frontier at equal epochs", ("arm", "rate", "accuracy", "95 % from", "to"), table)
+        bench_gate.frontier(plan, args.frontier, sundew, runtime, report)
     (args.out / "bench_gate.json").write_text(json.dumps([asdict(r) for r in results], indent=1))
     report.close("benchmarked")
     return DONE
@@ -154,6 +126,17 @@ def ablate(args: argparse.Namespace) -> int:
     return DONE
 
 
+def _configured(parser: argparse.ArgumentParser, default: str, out: str) -> None:
+    """The arguments of a bench that measures a configuration."""
+    parser.add_argument("config", nargs="?", default=default, metavar="CONFIG", help=f"YAML file (default {default})")
+    parser.add_argument("override", nargs="*", metavar="key=value", help="change a value of the file")
+    _out(parser, out)
+
+
+def _out(parser: argparse.ArgumentParser, default: str) -> None:
+    parser.add_argument("--out", type=Path, default=Path(default), metavar="DIR", help=f"report and pictures (default {default})")
+
+
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m jaxsrc.bench", description=__doc__)
     actions = parser.add_subparsers(required=True, metavar="BENCH")
@@ -166,24 +149,19 @@ def main(arguments: list[str]) -> int:
     one.add_argument("--device", choices=["auto", "cpu", "cuda", "metal"], default="auto")
     one.set_defaults(action=kan)
     two = actions.add_parser("device", help=device.__doc__)
-    two.add_argument("config", nargs="?", default="configs/text_laptop.yaml", metavar="CONFIG")
-    two.add_argument("override", nargs="*", metavar="key=value")
+    _configured(two, "configs/text_laptop.yaml", "runs/bench_device")
     two.add_argument("--device", action="append", choices=["cpu", "cuda", "metal"], help="(default: every one present)")
     two.add_argument("--precision", action="append", choices=["float32", "bfloat16", "float16"], help="(default float32)")
     two.add_argument("--batch", type=int, nargs="+", default=[1, 4, 16, 64])
     two.add_argument("--steps", type=int, default=30, help="timed steps of a point, at most (default 30)")
     two.add_argument("--seconds", type=float, default=20.0, help="time of a point after which it stops at 5 steps")
-    two.add_argument("--out", type=Path, default=Path("runs/bench_device"))
     two.set_defaults(action=device)
     three = actions.add_parser("sweep", help=sweep.__doc__)
-    three.add_argument("config", nargs="?", default="configs/text_sweep.yaml", metavar="CONFIG")
-    three.add_argument("override", nargs="*", metavar="key=value")
+    _configured(three, "configs/text_sweep.yaml", "runs/bench_sweep")
     three.add_argument("--rounds", type=int, default=10, help="timed steps of each arm (default 10)")
-    three.add_argument("--out", type=Path, default=Path("runs/bench_sweep"))
     three.set_defaults(action=sweep)
     four = actions.add_parser("gate", help=gate.__doc__)
-    four.add_argument("config", nargs="?", default="configs/digits_sundew.yaml", metavar="CONFIG")
-    four.add_argument("override", nargs="*", metavar="key=value")
+    _configured(four, "configs/digits_sundew.yaml", "runs/bench_gate")
     four.add_argument("--rate", type=float, default=0.1, help="of every arm that has one (default 0.1)")
     four.add_argument("--seeds", type=int, default=5)
     four.add_argument("--noise", type=float, nargs="+", default=[0.0, 0.1, 0.2], help="shares of wrong labels")
@@ -191,21 +169,18 @@ def main(arguments: list[str]) -> int:
     four.add_argument("--epochs", type=float, default=25.0, help="of the other half, 0 for none (default 25)")
     four.add_argument("--arms", nargs="+", metavar="ARM", help="only these, and dense (default: all)")
     four.add_argument("--frontier", type=float, nargs="*", default=[0.06, 0.1, 0.2, 0.4], metavar="RATE")
-    four.add_argument("--out", type=Path, default=Path("runs/bench_gate"))
     four.set_defaults(action=gate)
     five = actions.add_parser("rate", help=rate.__doc__)
     five.add_argument("--targets", type=float, nargs="+", default=[0.01, 0.06, 0.1, 0.2, 0.5, 0.9])
     five.add_argument("--batches", type=int, nargs="+", default=[64, 256, 1024])
     five.add_argument("--target", type=float, default=0.1, help="of the picture (default 0.1)")
     five.add_argument("--batch", type=int, default=128, help="of the picture (default 128)")
-    five.add_argument("--out", type=Path, default=Path("runs/bench_rate"))
+    _out(five, "runs/bench_rate")
     five.set_defaults(action=rate)
     last = actions.add_parser("ablate", help=ablate.__doc__)
-    last.add_argument("config", nargs="?", default="configs/hybrid_tiny.yaml", metavar="CONFIG")
-    last.add_argument("override", nargs="*", metavar="key=value")
+    _configured(last, "configs/hybrid_tiny.yaml", "runs/bench_ablate")
     last.add_argument("--steps", type=int, default=0, help="of each arm (default: the configuration's)")
     last.add_argument("--arm", action="append", choices=list(bench_ablate.ARMS), help="(default: all)")
-    last.add_argument("--out", type=Path, default=Path("runs/bench_ablate"))
     last.set_defaults(action=ablate)
     args = parser.parse_args(arguments)
     return args.action(args)

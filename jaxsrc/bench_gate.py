@@ -27,9 +27,12 @@ from jaxsrc.gate_cost import counted
 from jaxsrc.image_experiment import ImageConfig
 from jaxsrc.modules.significance import SignificanceConfig
 from jaxsrc.optim import OptimConfig
+from jaxsrc.plots import gate_bench
+from jaxsrc.report import Report
 from jaxsrc.runtime import Runtime
 
 COLUMNS = ("arm", "accuracy", "95 % interval", "steps", "trained", "scored", "TFLOP", "seconds", "rate", "never seen", "of dense")
+RIVALS = ("dense", "random, equal compute")
 TIMED = 4  # calls that a step is timed over
 PUBLISHED = SignificanceConfig(loss=0.7, spread=0.3)
 
@@ -159,15 +162,41 @@ def paired(results: Sequence[Result], first: str, second: str) -> tuple[float, f
     return interval([a[s] - b[s] for s in sorted(a.keys() & b.keys())])
 
 
-def flops_of(config: ImageConfig) -> tuple[float, float]:
-    """Operations of a trained and of a scored picture, counted by XLA."""
-    return counted(examples_of(config, 0.0))
+def _tables(plan: Plan, results: Sequence[Result], report: Report) -> None:
+    """Accuracies, costs and differences from the rivals, by budget and noise, and a picture of each budget."""
+    flops = counted(examples_of(plan.config, 0.0))
+    for budget in dict.fromkeys(r.budget for r in results):
+        pictured = {}
+        for noise in plan.noises:
+            mine = [r for r in results if r.budget == budget and r.noise == noise]
+            report.table(f"{budget}, {noise:.0%} of the labels wrong", COLUMNS, rows(mine, flops))
+            names = dict.fromkeys(r.arm for r in mine)
+            pictured[f"{noise:.0%} wrong labels"] = {n: interval([r.accuracy for r in mine if r.arm == n]) for n in names}
+            for rival in RIVALS:
+                if rival in names:
+                    pairs = [(n, *paired(mine, n, rival)) for n in names if n.startswith("sundew")]
+                    title = f"{budget}, {noise:.0%} wrong: accuracy minus that of {rival}, paired by seed"
+                    report.table(title, ("arm", "mean", "95 % from", "to"), pairs)
+        file = report.run / "pictures" / f"gate_{budget.replace(' ', '_')}.png"
+        report.picture(budget, gate_bench.accuracies(pictured, f"{budget}, {plan.seeds} seeds", file))
 
 
-def frontier(
-    plan: Plan, rates: Sequence[float], sundew: SundewGate, runtime: Runtime, say: Callable[[str], None]
-) -> tuple[dict[str, list[tuple[float, tuple[float, float, float]]]], tuple[float, float, float]]:
-    """Accuracy on clean labels at each rate, at the same epochs, so that a smaller rate costs less; and dense training's."""
+def compare(plan: Plan, gates: dict[str, Gate], runtime: Runtime, report: Report) -> list[Result]:
+    """Every arm's step timed, then every arm trained; all of it told in the report."""
+    times = timings(plan, gates, runtime)
+    dense = times["dense"]
+    report.table(
+        "one step and one epoch, every arm in turn",
+        ("arm", "step, ms", "epoch, s", "epochs for one dense"),
+        [(n, 1e3 * t.step, t.epoch, f"{dense.epoch / t.epoch:.2f}") for n, t in times.items()],
+    )
+    results = run(plan, gates, times, runtime, report.say)
+    _tables(plan, results, report)
+    return results
+
+
+def frontier(plan: Plan, rates: Sequence[float], sundew: SundewGate, runtime: Runtime, report: Report) -> None:
+    """Accuracy on clean labels at each rate, at the same epochs, so that a smaller rate costs less, beside dense training."""
     config = replace(plan.config, epochs=plan.epochs or plan.config.epochs)
     data = examples_of(plan.config, 0.0)
 
@@ -175,7 +204,7 @@ def frontier(
         arm = Arm(name, gate, config, plan.optim, runtime)
         resident = arm.resident(data)
         found = interval([arm.train(data, resident, seed, "frontier").accuracy for seed in range(plan.seeds)])
-        say(f"frontier, {name}: {found[0]:.4f}, {arm.steps} steps")
+        report.say(f"frontier, {name}: {found[0]:.4f}, {arm.steps} steps")
         return found
 
     lines = {
@@ -183,4 +212,7 @@ def frontier(
         "random": lambda r: RandomGate(rate=r),
     }
     found = {n: [(r, accuracy(f"{n} at {r:g}", make(r))) for r in rates] for n, make in lines.items()}
-    return found, accuracy("dense", DenseGate())
+    dense = accuracy("dense", DenseGate())
+    report.picture("frontier", gate_bench.frontier(found, dense, report.run / "pictures" / "gate_frontier.png"))
+    table = [(n, rate, *map(float, values)) for n, line in found.items() for rate, values in line]
+    report.table("frontier at equal epochs", ("arm", "rate", "accuracy", "95 % from", "to"), table)
