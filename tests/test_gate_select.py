@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import scipy.special
 
-from jaxsrc import gate_config, gate_select
+from jaxsrc import gate_config
 from jaxsrc.errors import UserError
 from jaxsrc.gate_config import (
     DenseGate,

@@ -1,6 +1,5 @@
 """Submissions: written, read back and scored; refused for everything that the competition would refuse."""
 
-import copy
 import json
 import os
 import subprocess
@@ -14,6 +13,7 @@ from jaxsrc import submission
 from jaxsrc.data.arc import Pair, Task
 from jaxsrc.data.arc_files import load
 from jaxsrc.errors import UserError
+from tests.damage import changed
 
 GOOD = {
     "a": [{"attempt_1": [[1, 2]], "attempt_2": [[0]]}, {"attempt_1": [[3]], "attempt_2": [[4]]}],
@@ -96,35 +96,23 @@ def test_the_truth_scores_everything_and_is_kaggles_format(tmp_path):
     assert submission.score_truths(path, submission.read_solutions(tmp_path / "solutions.json")) == found
 
 
-def changed(keys, value):
-    content = copy.deepcopy(GOOD)
-    place = content
-    for key in keys[:-1]:
-        place = place[key]
-    if value is None:
-        del place[keys[-1]]
-    else:
-        place[keys[-1]] = value
-    return content
-
-
 @pytest.mark.parametrize(
     "content, line",
     [
         ([], "expected an object of task ids, got list"),
-        (changed(["b"], None), "expected exactly the 2 task ids, got 1 missing (b) and 0 unknown"),
-        (changed(["c"], []), "got 0 missing and 1 unknown (c)"),
-        (changed(["a", 1], None), "task a: expected a list of 2 entries, got 1"),
-        (changed(["b"], {"attempt_1": [[1]]}), "task b: expected a list of 1 entries, got dict"),
-        (changed(["a", 1], [[1]]), "task a: test 1: expected attempt_1 and attempt_2, got list"),
-        (changed(["a", 1, "attempt_2"], None), "task a: test 1: expected attempt_1 and attempt_2, got attempt_1"),
-        (changed(["a", 1, "attempt_3"], [[1]]), "got attempt_1, attempt_2, attempt_3"),
-        (changed(["a", 1], {}), "expected attempt_1 and attempt_2, got none"),
-        (changed(["a", 1, "attempt_2"], []), "task a: test 1: attempt_2: expected a grid"),
-        (changed(["a", 1, "attempt_2"], [[1, 2], [3]]), "expected a rectangular grid"),
-        (changed(["a", 1, "attempt_2"], [[0] * 31]), "expected sides of 1-30"),
-        (changed(["a", 1, "attempt_2"], [[10]]), "row 0, column 0: expected a colour as an integer 0-9, got 10"),
-        (changed(["a", 1, "attempt_2"], [[1.0]]), "expected a colour as an integer 0-9, got 1.0"),
+        (changed(GOOD, ["b"], None), "expected exactly the 2 task ids, got 1 missing (b) and 0 unknown"),
+        (changed(GOOD, ["c"], []), "got 0 missing and 1 unknown (c)"),
+        (changed(GOOD, ["a", 1], None), "task a: expected a list of 2 entries, got 1"),
+        (changed(GOOD, ["b"], {"attempt_1": [[1]]}), "task b: expected a list of 1 entries, got dict"),
+        (changed(GOOD, ["a", 1], [[1]]), "task a: test 1: expected attempt_1 and attempt_2, got list"),
+        (changed(GOOD, ["a", 1, "attempt_2"], None), "task a: test 1: expected attempt_1 and attempt_2, got attempt_1"),
+        (changed(GOOD, ["a", 1, "attempt_3"], [[1]]), "got attempt_1, attempt_2, attempt_3"),
+        (changed(GOOD, ["a", 1], {}), "expected attempt_1 and attempt_2, got none"),
+        (changed(GOOD, ["a", 1, "attempt_2"], []), "task a: test 1: attempt_2: expected a grid"),
+        (changed(GOOD, ["a", 1, "attempt_2"], [[1, 2], [3]]), "expected a rectangular grid"),
+        (changed(GOOD, ["a", 1, "attempt_2"], [[0] * 31]), "expected sides of 1-30"),
+        (changed(GOOD, ["a", 1, "attempt_2"], [[10]]), "row 0, column 0: expected a colour as an integer 0-9, got 10"),
+        (changed(GOOD, ["a", 1, "attempt_2"], [[1.0]]), "expected a colour as an integer 0-9, got 1.0"),
     ],
 )
 def test_what_is_refused(tmp_path, content, line):
