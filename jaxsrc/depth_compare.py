@@ -21,7 +21,7 @@ def load(run: Path) -> dict:
         found = None
     if not isinstance(found, dict) or "learned" not in found:
         raise UserError(f"expected an evaluated depth run, got {run}; first: python -m jaxsrc.evaluate {run}")
-    return found
+    return found | {"learned": [tuple(point) for point in found["learned"]]}
 
 
 def label(run: Path, found: dict) -> str:

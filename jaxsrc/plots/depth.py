@@ -33,7 +33,7 @@ def depth_curve(series: Mapping[str, Mapping[int, tuple[int, int]]], path: Path)
     return style.save(figure, path)[0]
 
 
-def learning_curve(series: Mapping[str, Sequence[Sequence[tuple[int, float]]]], path: Path) -> Path:
+def learning_curve(series: Mapping[str, Sequence[Sequence[tuple[int, int | float]]]], path: Path) -> Path:
     """Share exactly right by training rows seen, one look a track, one line a run; (rows, share)."""
     figure = style.blank(6.5, 3.8)
     axes = figure.add_subplot()
