@@ -8,7 +8,7 @@ from pathlib import Path
 
 from jaxsrc import config as configuration
 from jaxsrc.errors import DONE, UserError, command_line
-from jaxsrc.plots.depth import depth_curve
+from jaxsrc.plots.depth import depth_curve, learning_curve
 from jaxsrc.report import Report
 from jaxsrc.scoring import wilson
 
@@ -16,9 +16,12 @@ from jaxsrc.scoring import wilson
 def load(run: Path) -> dict:
     """What `python -m jaxsrc.evaluate` wrote; UserError where it was not run."""
     try:
-        return json.loads((run / "depth_evaluation.json").read_text())
+        found = json.loads((run / "depth_evaluation.json").read_text())
     except (OSError, ValueError):
-        raise UserError(f"expected an evaluated depth run, got {run}; first: python -m jaxsrc.evaluate {run}") from None
+        found = None
+    if not isinstance(found, dict) or "learned" not in found:
+        raise UserError(f"expected an evaluated depth run, got {run}; first: python -m jaxsrc.evaluate {run}")
+    return found | {"learned": [tuple(point) for point in found["learned"]]}
 
 
 def label(run: Path, found: dict) -> str:
@@ -69,6 +72,10 @@ def main(arguments: list[str]) -> int:
     report.table("greedy exact match, %", ("track", "items", "together", "95 % interval", "each seed"), rows(tracks))
     picture = depth_curve({k: pooled(v) for k, v in tracks.items()}, args.out / "pictures" / "depth_tracks.png")
     report.picture("exact match by depth", picture)
+    learned = {name: curves for name, runs in tracks.items() if (curves := [r["learned"] for r in runs if r["learned"]])}
+    if learned:
+        picture = learning_curve(learned, args.out / "pictures" / "depth_learned.png")
+        report.picture("exact match on fresh expressions of the trained depths, by rows seen", picture)
     report.close("compared")
     return DONE
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from operator import add
 from typing import Annotated, Literal
 
 import numpy as np
@@ -90,10 +91,12 @@ class Pool:
     def split(self, length: int) -> tuple[Pool, Pool]:
         """Rows of at most `length` tokens, cut to it, and the longer ones (all, where none is longer)."""
         short = (self.tokens[:, length:] == 0).all(1)
-        if not short.any():
-            raise UserError(f"short: expected rows of at most {length} tokens, got only longer ones; raise experiment.short")
+        most = self.tokens.shape[1]
+        if length >= most or not short.any():
+            got = f"{length} of {most} tokens" if length >= most else "only longer ones"
+            raise UserError(f"short: expected some rows to be shorter than the longest, got {got}; change experiment.short")
         part = lambda at, n: Pool(self.tokens[at, :n], self.labels[at, :n], self.begin[at])
-        return part(short, length), self if short.all() else part(~short, self.tokens.shape[1])
+        return part(short, length), self if short.all() else part(~short, most)
 
     def batch(self, rng: np.random.Generator, rows: int) -> Batch:
         chosen = rng.integers(0, len(self.tokens), rows)
@@ -108,7 +111,14 @@ def _next_tokens(prompts: Sequence[list[int]], answers: Sequence[list[int]], len
 def sequence_pool(track: Track, items: Sequence[Expression], length: int, reverse: bool) -> Pool:
     """Rows of the direct and steps tracks; UserError where one is longer than the model."""
     prompts = [prompt_row(track, e.text) for e in items]
-    return _next_tokens(prompts, [answer_row(track, e, reverse) for e in items], length)
+    answers = [answer_row(track, e, reverse) for e in items]
+    for item, tokens in zip(items, map(len, map(add, prompts, answers)), strict=True):
+        if tokens > length + 1:
+            raise UserError(
+                f"expected expressions with their answers of at most {length + 1} tokens, got {tokens} for {item.text[:60]}; "
+                "raise model.length or leave it out"
+            )
+    return _next_tokens(prompts, answers, length)
 
 
 def rewrite_pools(items: Sequence[Expression], config: DepthDataConfig, length: int, reduce_length: int) -> tuple[Pool, Pool]:

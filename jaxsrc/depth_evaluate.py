@@ -20,12 +20,13 @@ from jaxsrc.depth_experiment import DepthExperiment
 from jaxsrc.errors import UserError
 from jaxsrc.plots import depth as pictures
 from jaxsrc.protocol import PyTree
-from jaxsrc.report import Report
+from jaxsrc.report import Report, records
 from jaxsrc.runs import OpenRun
 from jaxsrc.scoring import wilson
 
 DEPTHS = (0, 1, 2, 3, 4, 5, 6, 8, 10)
 COLUMNS = ("set", "items", "exact", "share", "95 % interval", "digits", "no number")
+Sets = dict[str, list[Expression]]
 
 
 @dataclass(frozen=True)
@@ -130,9 +131,12 @@ def by_length(answered: Sequence[Answered]) -> dict[tuple[int, int], tuple[int, 
     return grid
 
 
-def test_sets(
-    experiment: DepthExperiment, depths: Sequence[int], count: int, files: Sequence[str]
-) -> dict[str, list[Expression]]:
+def learned(experiment: DepthExperiment, run: Path) -> list[tuple[int, float]]:
+    """(rows seen, share exactly right) of every validation of the training."""
+    return [(r["step"] * experiment.rows, r["val/exact"]) for r in records(run) if "val/exact" in r]
+
+
+def test_sets(experiment: DepthExperiment, depths: Sequence[int], count: int, files: Sequence[str]) -> Sets:
     """Named sets to score: files, or fresh expressions of each depth; the study's own too where it was trained on."""
     if files:
         return {Path(f).stem: read(f)[: count or None] for f in files}
@@ -141,6 +145,46 @@ def test_sets(
         data = study_data()
         sets |= {f"study: {n}": data.split(n) for n in ("flat", "paren", "depth3")}
     return sets
+
+
+def loops_table(report: Report, experiment: DepthExperiment, params: PyTree, sets: Sets) -> None:
+    """Exact match where the layers are gone through less or more often than in training."""
+    usual, rows = experiment.config.model.loops, []
+    for loops in (usual - 1, usual + 1, 2 * usual):
+        for name, items in sets.items():
+            rows.append(Answered(name, items, experiment.answers(params, items, loops)).row(name=f"{name}, {loops} times"))
+    report.table(f"{experiment.config.track}: layers less or more often than the {usual} times of training", COLUMNS, rows)
+
+
+def teacher_forced_table(report: Report, experiment: DepthExperiment, params: PyTree, sets: Sets) -> None:
+    """Measures with the right answer shown, of the items short enough; for the study's data what no model can go below."""
+    rows = []
+    for name, items in sets.items():
+        if items:
+            f = teacher_forced(experiment, params, items)
+            shares = [f"{100 * x:.1f} %" for x in (f.tokens, f.rows.mean(), f.eos)]
+            rows.append([name, len(f.rows), float(-f.likelihood.mean()), *shares[:2], f.loss, shares[2]])
+    report.table(
+        "direct: teacher-forced, the right answer shown to the model (a constant EOS has 100 % in the last column)",
+        ("set", "that fit", "nats an answer", "token right", "answer right", "nats a token", "EOS after the right answer"),
+        rows,
+    )
+    if experiment.config.data.source == "study":
+        tokens = np.mean([len(e.text) + 3 + len(str(e.result)) + 1 for e in experiment.training])
+        report.note(
+            f"no model can have less than {entropy() / tokens:.3f} nats a token on fresh expressions of the study: "
+            f"{entropy():.1f} nats are drawn at random for each, over {tokens:.1f} tokens"
+        )
+
+
+def draw(report: Report, track: str, answered: Sequence[Answered], curve: list[tuple[int, float]]) -> None:
+    """Pictures by depth, by depth and length, and over the training."""
+    folder = report.run / "pictures"
+    report.picture("exact match by depth", pictures.depth_curve({track: by_depth(answered)}, folder / "depth_curve.png"))
+    report.picture("exact match by depth and length", pictures.length_grid(by_length(answered), folder / "depth_length.png"))
+    if curve:
+        picture = pictures.learning_curve({track: [curve]}, folder / "learning_curve.png")
+        report.picture("exact match on fresh expressions of the trained depths, by rows seen", picture)
 
 
 def run(opened: OpenRun, out: Path, depths: Sequence[int], count: int, files: Sequence[str] = ()) -> None:
@@ -171,35 +215,15 @@ def run(opened: OpenRun, out: Path, depths: Sequence[int], count: int, files: Se
         report.say(f"{name}: {int(answered[-1].right.sum())}/{len(items)}")
     report.table(f"{track}: greedy exact match by set", COLUMNS, [a.row() for a in answered])
     report.table(f"{track}: greedy exact match by operators", COLUMNS, by_operators(answered))
+    if experiment.config.model.loops > 1 and track != "rewrite":
+        loops_table(report, experiment, opened.params, sets)
     if track == "direct":
-        forced = {n: teacher_forced(experiment, opened.params, items) for n, items in fitting.items() if items}
-        report.table(
-            f"{track}: teacher-forced, the right answer shown to the model (a constant EOS has 100 % in the last column)",
-            ("set", "that fit", "nats an answer", "token right", "answer right", "nats a token", "EOS after the right answer"),
-            [
-                [
-                    n,
-                    len(f.rows),
-                    float(-f.likelihood.mean()),
-                    f"{100 * f.tokens:.1f} %",
-                    f"{100 * f.rows.mean():.1f} %",
-                    f.loss,
-                    f"{100 * f.eos:.1f} %",
-                ]
-                for n, f in forced.items()
-            ],
-        )
-        if experiment.config.data.source == "study":
-            tokens = np.mean([len(e.text) + 3 + len(str(e.result)) + 1 for e in experiment.training])
-            report.note(
-                f"no model can have less than {entropy() / tokens:.3f} nats a token on fresh expressions of the study: "
-                f"{entropy():.1f} nats are drawn at random for each, over {tokens:.1f} tokens"
-            )
-    folder = out / "pictures"
-    report.picture("exact match by depth", pictures.depth_curve({track: by_depth(answered)}, folder / "depth_curve.png"))
-    report.picture("exact match by depth and length", pictures.length_grid(by_length(answered), folder / "depth_length.png"))
+        teacher_forced_table(report, experiment, opened.params, fitting)
+    curve = learned(experiment, out)
+    draw(report, track, answered, curve)
     record = {
         "track": track,
+        "learned": curve,
         "step": opened.meta.step,
         "seed": opened.config.seed,
         "trained": experiment.trained_depth,

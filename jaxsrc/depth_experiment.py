@@ -30,6 +30,7 @@ from jaxsrc.depth_data import (
     training_expressions,
     vocabulary,
 )
+from jaxsrc.errors import UserError
 from jaxsrc.models.depth_transformer import DepthTransformer, DepthTransformerConfig
 from jaxsrc.protocol import Metrics, PyTree, Stage
 from jaxsrc.report import Report
@@ -42,9 +43,9 @@ TEST_SEED = 10**6  # tests are drawn apart from training, and what training show
 @dataclass(frozen=True, kw_only=True)
 class DepthConfig:
     """track: direct answers, one text of all steps, or rewriting (mark, reduce, replace); loss: on every token or on the
-    answer's; batch: rows a step; the rest is for rewriting: reduce_batch, reduce_length: rows and tokens of single reductions
-    a step; short: tokens of the short rows of each kind, a quarter as many longer ones come with them (padding costs time);
-    validate: expressions of each training depth that a validation solves."""
+    answer's; batch: rows a step; reduce_batch, reduce_length: rows and tokens of single reductions a step, for rewriting;
+    short: tokens of the short rows of each kind (texts; or marks and reductions), a quarter as many longer ones come with them
+    (padding costs time), none for rows of one length; validate: expressions of each training depth that a validation solves."""
 
     kind: Literal["depth"] = "depth"
     track: Track = "direct"
@@ -54,7 +55,7 @@ class DepthConfig:
     batch: Annotated[int, Field(ge=1)] = 32
     reduce_batch: Annotated[int, Field(ge=1)] = 64
     reduce_length: Annotated[int, Field(ge=8)] = 44
-    short: tuple[int, int] = (32, 24)
+    short: tuple[int, ...] = ()
     steps: Annotated[int, Field(ge=0)] = 3000
     validate: Annotated[int, Field(ge=0)] = 32
 
@@ -84,6 +85,11 @@ class DepthExperiment:
     def __init__(self, config: DepthConfig):
         check(config.data.sampler)
         self.config = config
+        if len(config.short) not in (0, len(self._kinds)):
+            raise UserError(
+                f"short: expected none or {len(self._kinds)} for the {config.track} track, got {len(config.short)}; "
+                f"give tokens of the short rows of {' and '.join(self._kinds)}"
+            )
         self.size = len(vocabulary(config.track))
         self._rewriters: dict[int, Rewriter] = {}
         self._greedy: dict[int, Any] = {}
@@ -100,39 +106,48 @@ class DepthExperiment:
     def training(self) -> list[Expression]:
         return training_expressions(self.config.data)
 
+    @property
+    def _kinds(self) -> dict[str, tuple[int, int]]:
+        """(rows, tokens) of each kind of row."""
+        c = self.config
+        if c.track != "rewrite":
+            return {"text": (c.batch, c.model.length)}
+        return {"marks": (c.batch, c.model.length), "reduce": (c.reduce_batch, c.reduce_length)}
+
     @cached_property
     def pools(self) -> dict[str, Pool]:
         c = self.config
         if c.track == "rewrite":
-            marked, reductions = rewrite_pools(self.training, c.data, c.model.length, c.reduce_length)
-            parts = [p.split(n) for p, n in zip((marked, reductions), c.short, strict=True)]
-            return dict(zip(self._parts, [pool for pair in parts for pool in pair], strict=True))
-        return {"text": sequence_pool(c.track, self.training, c.model.length, c.data.reverse)}
+            made = rewrite_pools(self.training, c.data, c.model.length, c.reduce_length)
+        else:
+            made = [sequence_pool(c.track, self.training, c.model.length, c.data.reverse)]
+        parts = [pool.split(n) for pool, n in zip(made, c.short, strict=True)] if c.short else [(pool,) for pool in made]
+        return dict(zip(self._parts, [pool for part in parts for pool in part], strict=True))
 
     @property
-    def _parts(self) -> dict[str, int]:
-        """Rows of each part of a batch."""
-        c = self.config
-        if c.track != "rewrite":
-            return {"text": c.batch}
-        long = lambda rows: max(rows // 4, 1)
-        return {
-            "marks": c.batch,
-            "marks_long": long(c.batch),
-            "reduce": c.reduce_batch,
-            "reduce_long": long(c.reduce_batch),
-        }
+    def _parts(self) -> dict[str, tuple[int, int]]:
+        """(rows, tokens) of each part of a batch."""
+        if not self.config.short:
+            return self._kinds
+        found = {}
+        for (kind, (rows, tokens)), short in zip(self._kinds.items(), self.config.short, strict=True):
+            found |= {kind: (rows, short), f"{kind}_long": (max(rows // 4, 1), tokens)}
+        return found
+
+    @property
+    def rows(self) -> int:
+        """Rows of a step; of the rewrite track they are single readings."""
+        return sum(rows for rows, _ in self._parts.values())
 
     def batch_at(self, seed: int, step: int) -> dict[str, Batch]:
         rng = np.random.default_rng((seed, step))
-        return {part: self.pools[part].batch(rng, rows) for part, rows in self._parts.items()}
+        return {part: self.pools[part].batch(rng, rows) for part, (rows, _) in self._parts.items()}
 
     def abstract_batch(self, stage: int) -> PyTree:
-        c, found = self.config, {}
-        lengths = (c.short[0], c.model.length, c.short[1], c.reduce_length) if c.track == "rewrite" else (c.model.length,)
-        for (part, rows), length in zip(self._parts.items(), lengths, strict=True):
-            tokens = jax.ShapeDtypeStruct((rows, length), jnp.int8)
-            found[part] = {"tokens": tokens, "labels": tokens, "begin": jax.ShapeDtypeStruct((rows,), jnp.int32)}
+        found = {}
+        for part, shape in self._parts.items():
+            tokens = jax.ShapeDtypeStruct(shape, jnp.int8)
+            found[part] = {"tokens": tokens, "labels": tokens, "begin": jax.ShapeDtypeStruct(shape[:1], jnp.int32)}
         return found
 
     def init(self, key: Array) -> tuple[PyTree, PyTree]:

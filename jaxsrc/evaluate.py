@@ -182,6 +182,8 @@ def _text(args: argparse.Namespace, opened: OpenRun) -> int:
 
 def main(arguments: list[str]) -> int:
     args = parser().parse_args(arguments)
+    if args.limit < 0 or min(args.depths) < 0:
+        raise UserError(f"--limit, --depths: expected none below 0, got {args.limit} and {args.depths}; raise them")
     runtime = runtimes.start(RuntimeConfig(device=args.device))
     opened = open_run(args.run, args.checkpoint, args.member)
     if isinstance(opened.experiment, GatedExperiment):

@@ -27,6 +27,7 @@ from jaxsrc.protocol import PyTree
 KEEP, TAKE = REWRITE.one("k"), REWRITE.one("t")
 _NUMBER = re.compile(r"~?\d+")
 BUCKETS = (32, 64, 96, 128, 192, 256)
+LONGEST = BUCKETS[-1] - 2  # characters; BOS and EOS come to them
 
 
 def locate_row(text: str) -> list[int]:
@@ -111,9 +112,7 @@ class Rewriter:
         for begin in range(0, len(order), self.batch):
             group = order[begin : begin + self.batch]
             longest = max(len(rows[i]) for i in group)
-            length = next((b for b in BUCKETS if b >= longest), None)
-            if length is None:
-                raise UserError(f"expected at most {BUCKETS[-1]} characters, got {longest}; shorten the expression")
+            length = next(b for b in BUCKETS if b >= longest)
             filled = [rows[i] for i in group] + [[BOS, EOS]] * (self.batch - len(group))
             lengths = np.array([len(r) for r in filled], np.int32)
             out = np.asarray(function(self.params, jnp.asarray(pad(filled, length), jnp.int32), jnp.asarray(lengths)))
@@ -140,6 +139,9 @@ class Rewriter:
 
     def run(self, texts: Sequence[str]) -> list[Trace]:
         """Work out each expression until the model marks nothing more, all of them side by side."""
+        for text in texts:
+            if len(text) > LONGEST:
+                raise UserError(f"expected at most {LONGEST} characters, got {len(text)} in {text[:40]}...; shorten it")
         traces = [Trace([(t, (0, 0))]) for t in texts]
         live = list(traces)
         for _ in range(self.passes):
@@ -152,7 +154,7 @@ class Rewriter:
                 else:
                     busy.append((trace, span))
             for (trace, span), new in zip(busy, self.reduce([t.text[a:b] for t, (a, b) in busy]), strict=True):
-                if not new or len(trace.text) + len(new) + 2 > BUCKETS[-1] or len(trace.stack) > 20:
+                if not new or len(trace.text) + len(new) > LONGEST or len(trace.stack) > 20:
                     trace.failure = f"no usable answer to {trace.text[span[0] : span[1]]}"
                 else:
                     trace.take(span, new)

@@ -114,3 +114,10 @@ def test_splits_share_nothing_and_impossible_wishes_are_refused():
     ):
         with pytest.raises(UserError, match=words):
             sampler.check(wrong)
+
+
+@pytest.mark.parametrize("text", ["(" * 51 + "1" + ")" * 51, "1+" * 500 + "1"])
+def test_what_recursion_could_not_walk_is_refused(text):
+    with pytest.raises(UserError, match="1000 characters and 50 levels"):
+        expression(text)
+    expression("(" * 50 + "1" + ")" * 50)

@@ -61,5 +61,5 @@ def test_what_goes_wrong_is_said(reader, words):
 
 
 def test_an_expression_that_no_bucket_holds_is_refused():
-    with pytest.raises(UserError, match="256 characters"):
+    with pytest.raises(UserError, match="254 characters, got 401"):
         Perfect().run(["1" + "+1" * 200])

@@ -16,6 +16,9 @@ Tree = int | tuple[str, Any, Any]
 """A number, or (operator, left tree, right tree)."""
 
 PRECEDENCE = {"+": 1, "-": 1, "*": 2}
+LONGEST, DEEPEST = 1000, 50
+"""Most characters and levels of parentheses that are read: trees are walked by recursion."""
+
 _TOKEN = re.compile(r"\d+|[()+\-*]")
 
 
@@ -52,6 +55,12 @@ def parse(text: str) -> Tree:
 
     Errors: UserError with the position of what is wrong; no `eval` anywhere.
     """
+    deepest = max(depths(text), default=0)
+    if len(text) > LONGEST or deepest > DEEPEST:
+        raise UserError(
+            f"expected at most {LONGEST} characters and {DEEPEST} levels of parentheses, got {len(text)} and {deepest} in "
+            f"'{text[:20]}...'; shorten the expression"
+        )
     tokens: list[tuple[str, int]] = []
     at = 0
     while at < len(text):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +29,23 @@ def depth_curve(series: Mapping[str, Mapping[int, tuple[int, int]]], path: Path)
     axes.set_ylabel("greedy exact match, %")
     axes.set_ylim(0, 103)
     axes.legend(loc="lower left")
+    style.tidy(axes)
+    return style.save(figure, path)[0]
+
+
+def learning_curve(series: Mapping[str, Sequence[Sequence[tuple[int, int | float]]]], path: Path) -> Path:
+    """Share exactly right by training rows seen, one look a track, one line a run; (rows, share)."""
+    figure = style.blank(6.5, 3.8)
+    axes = figure.add_subplot()
+    for (name, runs), look in zip(series.items(), [*style.MODEL_STYLES, *style.BASELINE_STYLES], strict=False):
+        for i, run in enumerate(runs):
+            rows, shares = zip(*run, strict=True)
+            label = "_" * (i > 0) + name  # one line of the legend a track
+            axes.plot(rows, [100 * s for s in shares], label=label, color=look.color, marker=look.marker, ls=look.dash, ms=4)
+    axes.set_xlabel("training rows seen (rewriting: single readings)")
+    axes.set_ylabel("greedy exact match, trained depths, %")
+    axes.set_ylim(0, 103)
+    axes.legend(loc="best")
     style.tidy(axes)
     return style.save(figure, path)[0]
 
