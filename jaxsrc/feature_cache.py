@@ -109,7 +109,7 @@ class Cache:
         if there is None:
             raise UserError(f"{folder}: expected a feature cache, got none; make it: python -m jaxsrc.extract CONFIG")
         wanted: dict[str, Any] = {
-            **{k: getattr(config, k) for k in ("layer", "style", "limit", "drop")},
+            **{k: v for k, v in asdict(config).items() if k in ("layer", "style", "limit", "drop")},
             "width": width,
             "serialiser": arc_text.VERSION,
             "format": FORMAT,

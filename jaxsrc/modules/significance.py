@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import Annotated
 
 import jax
@@ -35,7 +35,7 @@ class SignificanceConfig:
 
 def check(config: SignificanceConfig) -> None:
     """UserError where nothing weighs anything."""
-    if sum(getattr(config, f.name) for f in fields(config)) <= 0:
+    if sum(asdict(config).values()) <= 0:
         raise UserError("gate.significance: expected weights with a sum above 0, got 0; weigh loss, for example")
 
 
@@ -54,7 +54,8 @@ def blend(
 ) -> Float[Array, "c"]:
     """s_i = sum_k w_k clip(x_ik / mean_i x_ik, 0, 2) / 2 / sum_k w_k, in [0, 1]: relative to the samples beside it."""
     parts = [*(measured[:, k] for k in range(len(MEASURED))), spread.astype(jnp.float32)]
-    weights = [getattr(config, name) for name in (*MEASURED, "spread")]
+    by_name = asdict(config)
+    weights = [by_name[name] for name in (*MEASURED, "spread")]
     relative = lambda x: jnp.clip(x / jnp.maximum(x.mean(), 1e-12), 0, 2) / 2
     total = sum(w * relative(x) for w, x in zip(weights, parts, strict=True) if w)
     return jnp.asarray(total / sum(weights), jnp.float32)

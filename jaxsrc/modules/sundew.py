@@ -6,7 +6,7 @@ here. Randomness comes in as arrays, so a run can be repeated and compared event
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -66,12 +66,11 @@ SIGNED = ("controller", "dormancy_regen", "rng_seed")  # the fields that need no
 def check(config: SundewConfig) -> None:
     """Every problem at once, one line each, as a ConfigError."""
     c, problems = config, []
-    for field in fields(c):
-        value = getattr(c, field.name)
-        if field.name not in SIGNED and value < 0:
-            problems.append(f"{field.name}: expected at least 0, got {value}; raise it")
-        elif field.name in UNIT and value > 1:
-            problems.append(f"{field.name}: expected from 0 to 1, got {value}; lower it")
+    for name, value in asdict(c).items():
+        if name not in SIGNED and value < 0:
+            problems.append(f"{name}: expected at least 0, got {value}; raise it")
+        elif name in UNIT and value > 1:
+            problems.append(f"{name}: expected from 0 to 1, got {value}; lower it")
     if not c.min_threshold <= c.activation_threshold <= c.max_threshold:
         problems.append(
             f"activation_threshold: expected from min_threshold {c.min_threshold} to max_threshold {c.max_threshold}, got "
