@@ -153,6 +153,10 @@ def open_folder(folder: Path) -> HuggingFace:
     """Read and check configuration, index and headers; UserError with every problem, a line each. No weight is read."""
     raw = _json(folder / "config.json")
     config = read_config(raw, str(folder / "config.json"))
+    entries = vocabulary_of(folder)
+    if entries is not None and entries > config.vocabulary:
+        at = folder / "config.json"
+        raise UserError(f"{at}: vocab_size: expected at least the tokenizer's {entries}, got {config.vocabulary}; mend it")
     problems: list[str] = []
     files, index = _files(folder, problems)
     headers = _headers(folder, files, index, problems)
@@ -175,9 +179,5 @@ def open_folder(folder: Path) -> HuggingFace:
         if h.dtype not in DTYPES or h.dtype != usual:
             wanted = usual if usual in DTYPES else ", ".join(DTYPES)
             problems.append(f"{folder / h.file}: {name}: expected type {wanted} as the others, got {h.dtype}")
-    entries = vocabulary_of(folder)
-    if entries is not None and entries > config.vocabulary:
-        at = folder / "config.json"
-        problems.append(f"{at}: vocab_size: expected at least the tokenizer's {entries}, got {config.vocabulary}")
     _raise(problems)
     return HuggingFace(folder, raw, config, kept)
