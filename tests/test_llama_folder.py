@@ -14,7 +14,7 @@ from jaxsrc.llama_store import MANIFEST, open_store
 from jaxsrc.models.llama_config import read_config
 from tests.llamas import make
 from torch_bridge.llama import convert, export, load
-from torch_bridge.llama_folder import INDEX, open_folder
+from torch_bridge.llama_folder import INDEX, KINDS, PIECE, finite, open_folder
 
 HEAD = "lm_head.weight"
 
@@ -198,3 +198,14 @@ def test_an_8b_folder_would_need_little_host_memory():
     sizes = [2 * int(np.prod(s)) for s in names(config).values()]
     assert config.parameters == 8_030_261_248 == sum(sizes) // 2
     assert 2 * max(sizes) <= 2.5e9
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_one_value_that_is_not_finite_is_seen_in_every_type(kind):
+    dtype = KINDS[kind].numpy
+    array = np.zeros((PIECE + 1, 1), dtype)
+    array[0], array[1], array[2] = ml_dtypes.finfo(dtype).max, ml_dtypes.finfo(dtype).min, -0.0
+    assert finite(array, kind)
+    for bad in (np.inf, -np.inf, np.nan, -np.nan):
+        array[-1] = bad
+        assert not finite(array, kind)

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+from jaxsrc import heap
 from torch_bridge.bench_depth import one_core, rounds, show
 
 
@@ -190,6 +191,7 @@ def main() -> None:
         load(args.rounds, args.layers)
     else:
         print(f"one process on {one_core()}, float32, medians of {args.rounds} rounds")
+        heap.keep_freed()  # for both sides, as training does
         step(args.rounds) if args.what == "step" else prefill(args.rounds, args.layers, args.tokens)
 
 

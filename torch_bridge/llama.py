@@ -11,7 +11,6 @@ from typing import Any, cast, get_args
 
 import jax
 import jax.numpy as jnp
-import ml_dtypes
 import numpy as np
 from safetensors.numpy import save_file
 
@@ -19,11 +18,10 @@ from jaxsrc.errors import DONE, UserError, command_line
 from jaxsrc.llama_store import SOURCE, StoreManifest, open_store, write
 from jaxsrc.models.llama import Llama, assemble
 from jaxsrc.modules.quantized import Storage, store
-from torch_bridge.llama_folder import DTYPES, INDEX, HuggingFace, open_folder
+from torch_bridge.llama_folder import INDEX, KINDS, HuggingFace, finite, open_folder
 from torch_bridge.maps.llama import table
 
 NATIVE: dict[str, Storage] = {"F32": "float32", "BF16": "bfloat16", "F16": "float32"}
-NUMPY = {"F32": np.dtype(np.float32), "BF16": np.dtype(ml_dtypes.bfloat16), "F16": np.dtype(np.float16)}
 BAR = 1e-5  # largest difference of float32 logits from transformers'
 
 
@@ -42,10 +40,10 @@ def convert(folder: Path, out: Path, storage: Storage | None = None) -> StoreMan
 
     def tensors() -> Iterator[tuple[str, Any]]:
         for name, array in opened.tensors():
-            if not np.isfinite(array.astype(np.float32) if array.dtype == ml_dtypes.bfloat16 else array).all():
+            if not finite(array, opened.dtype):
                 raise UserError(f"{folder}: {table(opened.config)[name]}: expected finite weights, got NaN or infinity")
             if storage in ("float32", "bfloat16"):
-                yield name, array.astype(NUMPY["F32" if storage == "float32" else "BF16"])
+                yield name, array.astype(KINDS["F32" if storage == "float32" else "BF16"].numpy)
             elif storage is not None and name.startswith("layers.") and array.ndim == 2:
                 yield name, jax.jit(store, static_argnums=1)(jax.device_put(array), storage)
             else:
@@ -58,7 +56,7 @@ def export(stored: Path, out: Path) -> int:
     """Write the Hugging Face folder that was converted, bit for bit; returns its tensors. UserError where bits were lost."""
     opened = open_store(stored)
     manifest = opened.manifest
-    if manifest.storage != NATIVE.get(manifest.dtype) or manifest.dtype not in DTYPES:
+    if manifest.storage != NATIVE.get(manifest.dtype) or manifest.dtype not in KINDS:
         raise UserError(
             f"{stored}: expected weights as they came ({manifest.dtype}), got {manifest.storage}, which has lost bits; convert "
             "the source again without --storage"
@@ -102,7 +100,7 @@ def difference(folder: Path, length: int = 600, seed: int = 0) -> tuple[float, f
 
 def describe(opened: HuggingFace) -> str:
     c = opened.config
-    size = sum(int(np.prod(h.shape)) * NUMPY[h.dtype].itemsize for h in opened.headers.values())
+    size = sum(int(np.prod(h.shape)) * KINDS[h.dtype].numpy.itemsize for h in opened.headers.values())
     return (
         f"{opened.folder}: {c.parameters:,} parameters, {size / 1e9:.2f} GB of {opened.dtype}, {c.layers} layers, width {c.width}"
         f", {c.heads}/{c.kv_heads} heads of {c.head_dim}, rope {c.scaling.kind}, {'tied' if c.tied else 'untied'}"

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
+import ml_dtypes
 import numpy as np
+import torch
 from safetensors import SafetensorError, safe_open
 
 from jaxsrc.errors import UserError
@@ -21,8 +23,25 @@ from jaxsrc.modules.quantized import Storage, store
 from torch_bridge.maps.llama import IGNORED, TOP, table
 
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
-DTYPES = ("F32", "BF16", "F16")
+PIECE = 2**18  # values
+WORKERS = 2
 MANY = 12  # problems that are printed
+
+
+class Kind(NamedTuple):
+    """Of a safetensors type: as numpy has it; integers of its size in torch; all bits but the sign; those of infinity."""
+
+    numpy: np.dtype
+    bits: torch.dtype
+    mask: np.unsignedinteger
+    infinity: int
+
+
+KINDS = {
+    "F32": Kind(np.dtype(np.float32), torch.int32, np.uint32(0x7FFFFFFF), 0x7F800000),
+    "BF16": Kind(np.dtype(ml_dtypes.bfloat16), torch.int16, np.uint16(0x7FFF), 0x7F80),
+    "F16": Kind(np.dtype(np.float16), torch.int16, np.uint16(0x7FFF), 0x7C00),
+}
 
 
 def _json(path: Path) -> dict[str, Any]:
@@ -67,38 +86,62 @@ class HuggingFace:
         return next(iter(self.headers.values())).dtype
 
     def tensors(self) -> Iterator[tuple[str, np.ndarray]]:
-        """(our name, array) file by file; only one array is held."""
+        """(our name, array) file by file; arrays are the file's own pages, so nothing is held or copied."""
         back = {hf: ours for ours, hf in table(self.config).items()}
         for file in sorted({h.file for h in self.headers.values()}):
-            with safe_open(self.folder / file, framework="numpy") as opened:
+            with safe_open(self.folder / file, framework="pt") as opened:
                 for name in opened.keys():  # noqa: SIM118 (not a dict)
                     if name in back:
-                        yield back[name], opened.get_tensor(name)
+                        kind = KINDS[self.dtype]
+                        yield back[name], opened.get_tensor(name).view(kind.bits).numpy().view(kind.numpy)
 
     def load(self, storage: Storage | None = None, *, finite: bool = True) -> dict[str, Any]:
-        """Our tensors by name on the default device, one at a time; storage: of matrices in the layers, the file's if None.
+        """Our tensors by name on the default device; storage: of matrices in the layers, the file's if None.
 
-        With int8 and int4 the rest stays as it is. finite: refuse NaN and infinity. Host memory beyond the device's: one tensor.
+        With int8 and int4 the rest stays as it is. finite: refuse NaN and infinity. Host memory beyond the device's: a tensor
+        in each of WORKERS threads.
         """
-        found: dict[str, Any] = {}
-        bad: list[str] = []
-        for name, array in self.tensors():
+        alike = jax.devices()[0].platform == "cpu"
+
+        def one(given: tuple[str, np.ndarray]) -> tuple[str, Any, bool]:
+            name, array = given
+            array, good = _read(array, KINDS[self.dtype], copy=alike, check=finite)
             value = jax.device_put(array)
-            if finite and not bool(_finite(value)):
-                bad.append(f"{self.folder}: {table(self.config)[name]}: expected finite weights, got NaN or infinity")
-            matrix = name.startswith("layers.") and value.ndim == 2
             if storage in ("float32", "bfloat16"):
                 value = value.astype(storage)
-            elif storage is not None and matrix:
+            elif storage is not None and name.startswith("layers.") and value.ndim == 2:
                 value = jax.jit(store, static_argnums=1)(value, storage)
-            found[name] = value
-        _raise(bad)
-        return found
+            return name, value, good
+
+        with ThreadPoolExecutor(WORKERS) as pool:
+            read = list(pool.map(one, self.tensors()))
+        names = table(self.config)
+        _raise([f"{self.folder}: {names[n]}: expected finite weights, got NaN or infinity" for n, _, good in read if not good])
+        return {name: value for name, value, _ in read}
 
 
-@jax.jit
-def _finite(x: jax.Array) -> jax.Array:
-    return jnp.isfinite(x).all()
+def _read(array: np.ndarray, kind: Kind, *, copy: bool, check: bool) -> tuple[np.ndarray, bool]:
+    """(the array, whether all of it is finite) in pieces that stay in the cache between the two looks at them.
+
+    copy: into memory of its own, torch's: aligned so that JAX's CPU backend takes it as it is, and of small pages (numpy
+    asks for huge ones, and putting those together can take longer than the copy).
+    """
+    flat = array.reshape(-1)
+    out = flat
+    if copy:
+        out = torch.empty(array.nbytes, dtype=torch.uint8).numpy().view(array.dtype)
+    good = True
+    for i in range(0, flat.size, PIECE):
+        if copy:
+            out[i : i + PIECE] = flat[i : i + PIECE]
+        if check and good:
+            good = bool((out[i : i + PIECE].view(kind.mask.dtype) & kind.mask).max() < kind.infinity)
+    return out.reshape(array.shape), good
+
+
+def finite(array: np.ndarray, dtype: str) -> bool:
+    """Whether an array of a safetensors type holds no NaN and no infinity."""
+    return _read(array, KINDS[dtype], copy=False, check=True)[1]
 
 
 def _files(folder: Path, problems: list[str]) -> tuple[list[str], dict[str, str] | None]:
@@ -153,6 +196,10 @@ def open_folder(folder: Path) -> HuggingFace:
     """Read and check configuration, index and headers; UserError with every problem, a line each. No weight is read."""
     raw = _json(folder / "config.json")
     config = read_config(raw, str(folder / "config.json"))
+    entries = vocabulary_of(folder)
+    if entries is not None and entries > config.vocabulary:
+        at = folder / "config.json"
+        raise UserError(f"{at}: vocab_size: expected at least the tokenizer's {entries}, got {config.vocabulary}; mend it")
     problems: list[str] = []
     files, index = _files(folder, problems)
     headers = _headers(folder, files, index, problems)
@@ -172,12 +219,8 @@ def open_folder(folder: Path) -> HuggingFace:
     kept = {n: h for n, h in headers.items() if n in known}
     usual = max({h.dtype for h in kept.values()}, key=lambda d: sum(h.dtype == d for h in kept.values()), default="")
     for name, h in kept.items():
-        if h.dtype not in DTYPES or h.dtype != usual:
-            wanted = usual if usual in DTYPES else ", ".join(DTYPES)
+        if h.dtype not in KINDS or h.dtype != usual:
+            wanted = usual if usual in KINDS else ", ".join(KINDS)
             problems.append(f"{folder / h.file}: {name}: expected type {wanted} as the others, got {h.dtype}")
-    entries = vocabulary_of(folder)
-    if entries is not None and entries > config.vocabulary:
-        at = folder / "config.json"
-        problems.append(f"{at}: vocab_size: expected at least the tokenizer's {entries}, got {config.vocabulary}")
     _raise(problems)
     return HuggingFace(folder, raw, config, kept)
