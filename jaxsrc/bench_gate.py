@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 from scipy.stats import t as student
@@ -28,6 +27,7 @@ from jaxsrc.image_experiment import ImageConfig
 from jaxsrc.modules.significance import SignificanceConfig
 from jaxsrc.optim import OptimConfig
 from jaxsrc.plots import gate_bench
+from jaxsrc.prefetch import whole
 from jaxsrc.report import Report
 from jaxsrc.runtime import Runtime
 
@@ -85,23 +85,14 @@ class Timing:
     epoch: float
 
 
-def random_arrays(shapes: dict[str, Any]) -> dict[str, np.ndarray]:
-    """Whole numbers from 0 to 9 in the shapes and types of resident arrays."""
-    rng = np.random.default_rng(0)
-    return {k: rng.integers(0, 10, v.shape).astype(v.dtype) for k, v in shapes.items()}
-
-
-def timings(
-    plan: Plan, gates: dict[str, Gate], runtime: Runtime, rounds: int = 8, *, random_pictures: bool = False
-) -> dict[str, Timing]:
-    """The least time of a step of each arm, over rounds in which all take turns; random_pictures: read no data."""
+def timings(plan: Plan, gates: dict[str, Gate], runtime: Runtime, rounds: int = 8) -> dict[str, Timing]:
+    """The least time of a step of each arm, over rounds in which all take turns."""
     made = {n: Arm(n, g, replace(plan.config, steps=0), plan.optim, runtime) for n, g in gates.items()}
-    data = examples_of(plan.config, 0.0)
-    arrays = random_arrays(data.resident_shapes) if random_pictures else data.resident()
+    resident = whole(examples_of(plan.config, 0.0).resident(), runtime)
     best = dict.fromkeys(made, float("inf"))
     for _ in range(rounds):
         for name, arm in made.items():
-            best[name] = min(best[name], arm.seconds_a_step(arm.placed(arrays), TIMED))
+            best[name] = min(best[name], arm.seconds_a_step(resident, TIMED))
     return {n: Timing(best[n], best[n] * arm.experiment.per_epoch) for n, arm in made.items()}
 
 
@@ -122,7 +113,7 @@ def run(
             config = replace(plan.config, epochs=plan.epochs or plan.config.epochs)
             arm = Arm(name, gate, config, plan.optim, runtime, steps)
             for noise, examples in data.items():
-                resident = arm.resident(examples)
+                resident = whole(examples.resident(), runtime)
                 mine = [arm.train(examples, resident, seed, budget) for seed in range(plan.seeds)]
                 found += mine
                 mean = np.mean([r.accuracy for r in mine])
@@ -202,7 +193,7 @@ def frontier(plan: Plan, rates: Sequence[float], sundew: SundewGate, runtime: Ru
 
     def accuracy(name: str, gate: Gate) -> tuple[float, float, float]:
         arm = Arm(name, gate, config, plan.optim, runtime)
-        resident = arm.resident(data)
+        resident = whole(data.resident(), runtime)
         found = interval([arm.train(data, resident, seed, "frontier").accuracy for seed in range(plan.seeds)])
         report.say(f"frontier, {name}: {found[0]:.4f}, {arm.steps} steps")
         return found

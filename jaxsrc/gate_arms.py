@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, replace
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxsrc.examples import Examples
 from jaxsrc.gate_config import Gate
 from jaxsrc.gated import GatedExperiment
 from jaxsrc.image_experiment import ImageConfig, ImageExamples
 from jaxsrc.optim import OptimConfig, make_optimizer
-from jaxsrc.prefetch import place, stay
+from jaxsrc.prefetch import place
 from jaxsrc.protocol import PyTree
 from jaxsrc.runtime import Runtime
 from jaxsrc.state import TrainState, init_state
@@ -71,13 +69,6 @@ class Arm:
         found = [self.experiment.batch_at(seed, step + i) for i in range(CALL)]
         return place(jax.tree.map(lambda *x: np.stack(x), *found), self.runtime, leading=1)
 
-    def resident(self, data: Examples) -> PyTree:
-        return self.placed(data.resident())
-
-    def placed(self, arrays: dict[str, Any]) -> PyTree:
-        """Resident arrays on the devices."""
-        return stay(replace(self.experiment.stages[0], resident=lambda: arrays), self.runtime)
-
     def _start(self, resident: PyTree, seed: int) -> TrainState:
         """A fresh state, the step compiled."""
         state = jax.device_put(self._init(jnp.int32(seed)), self.runtime.replicated)
@@ -85,11 +76,25 @@ class Arm:
             self._step.compile(state, self._batches(0, 0), resident)
         return jax.block_until_ready(state)
 
-    def seconds_a_step(self, resident: PyTree, calls: int) -> float:
-        """The least time of a call, by step, past the warm-up."""
+    def _middle(self, resident: PyTree) -> TrainState:
+        """A fresh state past the warm-up, the step compiled."""
         state = self._start(resident, 0)
         middle = state.carry._replace(step=jnp.int32(self.steps // 2))
-        state = replace(state, carry=jax.device_put(middle, self.runtime.replicated))
+        return replace(state, carry=jax.device_put(middle, self.runtime.replicated))
+
+    def seconds_an_epoch(self, resident: PyTree) -> float:
+        """Time of an epoch's steps past the warm-up, their batches made and moved within it; whole calls, scaled to an epoch."""
+        state = jax.block_until_ready(self._middle(resident))
+        calls = max(round(self.experiment.per_epoch / CALL), 1)
+        start = time.perf_counter()
+        for i in range(calls):
+            state, _ = self._step(state, self._batches(0, i * CALL), resident)
+        jax.block_until_ready(state)
+        return (time.perf_counter() - start) * self.experiment.per_epoch / (calls * CALL)
+
+    def seconds_a_step(self, resident: PyTree, calls: int) -> float:
+        """The least time of a call, by step, past the warm-up."""
+        state = self._middle(resident)
         best = float("inf")
         for i in range(calls):
             batches = self._batches(0, i * CALL)

@@ -39,12 +39,15 @@ def place(batch: PyTree, runtime: Runtime, leading: int = 0) -> PyTree:
     return jax.tree.map(put, batch)
 
 
-def stay(stage: Stage, runtime: Runtime) -> PyTree:
-    """What stays on the devices for the whole stage, whole on each of them; () where nothing does."""
-    if stage.resident is None:
-        return ()
+def whole(arrays: PyTree, runtime: Runtime) -> PyTree:
+    """Host arrays on the devices, whole on each of them."""
     put = lambda x: jax.make_array_from_callback(x.shape, runtime.replicated, lambda index: x[index])
-    return jax.tree.map(put, stage.resident())
+    return jax.tree.map(put, arrays)
+
+
+def stay(stage: Stage, runtime: Runtime) -> PyTree:
+    """What stays on the devices for the whole stage; () where nothing does."""
+    return () if stage.resident is None else whole(stage.resident(), runtime)
 
 
 @contextmanager
