@@ -6,17 +6,20 @@ import dataclasses
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxsrc import runtime as runtimes
 from jaxsrc.errors import UserError
 from jaxsrc.experiment import RunConfig, build, with_batch
 from jaxsrc.plan import Plan, fresh_state, make_step
-from jaxsrc.prefetch import place, stay
-from jaxsrc.runtime import Precision, RuntimeConfig
+from jaxsrc.prefetch import place, whole
+from jaxsrc.protocol import Experiment, PyTree
+from jaxsrc.runtime import Precision, Runtime, RuntimeConfig
+from jaxsrc.state import TrainState
+from jaxsrc.step import CompiledOnce
 
 COLUMNS = ("device", "precision", "batch", "step, ms", "middle half, ms", "samples/s", "ratio to CPU", "compile, s")
 WARM = 3  # steps that are not timed
@@ -44,6 +47,28 @@ class Point:
         return self.batch / self.median
 
 
+class Ready(NamedTuple):
+    """A compiled step with what it is called on; data are zeros."""
+
+    step: CompiledOnce
+    state: TrainState
+    data: PyTree
+    resident: PyTree
+
+
+def ready(config: RunConfig, experiment: Experiment, runtime: Runtime) -> Ready:
+    """The first stage's step of one batch, whatever `train.steps_per_call` says; no data are read."""
+    train = dataclasses.replace(config.train, steps_per_call=1)
+    plan = Plan(config.name, config.seed, experiment, config.optim, train, config.runtime, {})
+    zeros = lambda shapes: jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
+    stage = experiment.stages[0]
+    resident = whole(zeros(stage.resident_shapes), runtime) if stage.resident else ()
+    data = place(zeros(experiment.abstract_batch(0)), runtime)
+    state, step = fresh_state(plan, runtime), make_step(plan, runtime)
+    step.compile(state, data, resident)
+    return Ready(step, state, data, resident)
+
+
 def present() -> list[str]:
     """Devices of this machine, by the names that --device takes; the CPU last."""
     return [name for name in ("cuda", "metal", "cpu") if runtimes.find_devices(name)]
@@ -57,16 +82,8 @@ def measure(config: RunConfig, device: str, precision: Precision, batch: int, *,
         return Point(device, precision, batch, 0.0, [], "float32 only")
     runtime = runtimes.start(chosen)
     experiment = build(sized)
-    plan = Plan(sized.name, sized.seed, experiment, sized.optim, dataclasses.replace(sized.train, steps_per_call=1), chosen, {})
     try:
-        state = fresh_state(plan, runtime)
-        zeros = lambda shapes: jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
-        data = place(zeros(experiment.abstract_batch(0)), runtime)
-        stage = experiment.stages[0]
-        fixed = dataclasses.replace(stage, resident=lambda: zeros(stage.resident_shapes)) if stage.resident else stage
-        resident = stay(fixed, runtime)
-        step = make_step(plan, runtime)
-        step.compile(state, data, resident)
+        step, state, data, resident = ready(sized, experiment, runtime)
         found: list[float] = []
         begun = time.perf_counter()
         for index in range(WARM + steps):
@@ -85,7 +102,7 @@ def measure(config: RunConfig, device: str, precision: Precision, batch: int, *,
 
 
 def rows(points: Sequence[Point]) -> list[tuple]:
-    """One row a point; the ratio is of samples a second, to the CPU's best with the same precision, or any if there is none."""
+    """One row a point; the ratio is of samples a second, to the CPU's at the same batch and precision, "-" if there is none."""
     found = []
     for p in points:
         if not p.seconds:
@@ -122,7 +139,6 @@ def sweep(
         raise UserError(f"--device: expected among {', '.join(here)}, which this machine has, got {', '.join(missing)}")
     if min(batches) < 1:
         raise UserError(f"--batch: expected at least 1, got {min(batches)}")
-    jnp.zeros(())  # the backend starts before anything is timed
     return [
         measure(config, d, p, b, seconds=seconds, steps=steps) for d in devices or here for p in precisions for b in batches
     ]

@@ -11,10 +11,9 @@ import jax
 import numpy as np
 
 from jaxsrc import runtime as runtimes
+from jaxsrc.bench_device import ready
 from jaxsrc.errors import UserError
 from jaxsrc.experiment import RunConfig, build
-from jaxsrc.plan import Plan, fresh_state, make_step
-from jaxsrc.prefetch import place
 from jaxsrc.protocol import Experiment
 from jaxsrc.runtime import Runtime
 from jaxsrc.sweep import SweepExperiment
@@ -33,6 +32,7 @@ class Arm:
     step: Any
     state: Any
     batch: Any
+    resident: Any
     times: int
     compile_seconds: float
     seconds: list[float]
@@ -40,17 +40,14 @@ class Arm:
     def __call__(self) -> float:
         start = time.perf_counter()
         for _ in range(self.times):
-            self.state, metrics = self.step(self.state, self.batch)
+            self.state, metrics = self.step(self.state, self.batch, self.resident)
             jax.block_until_ready((self.state, metrics))
         return time.perf_counter() - start
 
 
 def _arm(name: str, config: RunConfig, experiment: Experiment, runs: int, times: int, runtime: Runtime) -> Arm:
-    plan = Plan(name, config.seed, experiment, config.optim, config.train, config.runtime, {})
-    state, step = fresh_state(plan, runtime), make_step(plan, runtime)
-    batch = place(jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), experiment.abstract_batch(0)), runtime)
-    step.compile(state, batch)
-    return Arm(name, runs, step, state, batch, times, step.compile_seconds * times, [])
+    made = ready(config, experiment, runtime)
+    return Arm(name, runs, *made, times, made.step.compile_seconds * times, [])
 
 
 def measure(config: RunConfig, rounds: int) -> list[Arm]:

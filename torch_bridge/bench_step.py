@@ -13,18 +13,18 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import torch
 from torch.nn import functional
 
 from jaxsrc import heap
 from jaxsrc import runtime as runtimes
+from jaxsrc.bench_device import ready
 from jaxsrc.config import load
 from jaxsrc.errors import DONE, UserError, command_line
 from jaxsrc.experiment import RunConfig, build
-from jaxsrc.plan import Plan, fresh_state, make_step
-from jaxsrc.runtime import RuntimeConfig
+from jaxsrc.prefetch import place
+from jaxsrc.runtime import Runtime, RuntimeConfig
 from jaxsrc.text_experiment import TextExperiment
 from torch_bridge.runs.text import of_text
 from torch_bridge.twins.parts import Attention, Tap
@@ -57,21 +57,27 @@ def torch_step(model: torch.nn.Module, tokens: torch.Tensor, config: RunConfig) 
     return step
 
 
-def jax_step(config: RunConfig, experiment: TextExperiment, tokens: np.ndarray) -> Callable[[], float]:
+def jax_step(config: RunConfig, experiment: TextExperiment, tokens: np.ndarray, runtime: Runtime) -> Callable[[], float]:
     """The engine's own step, compiled here."""
-    chosen = RuntimeConfig(device=config.runtime.device, compile_cache="")
-    runtime = runtimes.start(chosen)
-    plan = Plan(config.name, config.seed, experiment, config.optim, config.train, chosen, {})
-    held: dict[str, Any] = {"state": fresh_state(plan, runtime)}
-    step, batch = make_step(plan, runtime), {"tokens": jnp.asarray(tokens)}
+    made = ready(config, experiment, runtime)
+    held: dict[str, Any] = {"state": made.state}
+    batch = place({"tokens": tokens}, runtime)
 
     def run() -> float:
-        held["state"], metrics = step(held["state"], batch)
+        held["state"], metrics = made.step(held["state"], batch, made.resident)
         jax.block_until_ready(held["state"].params)
         value, weight = jax.device_get(metrics).rows()[0]["loss"]
         return value / weight
 
     return run
+
+
+def torch_device(platform: str) -> str:
+    """PyTorch's name of the device that JAX computes on. Errors: UserError where this PyTorch has it not."""
+    here = {"cpu": True, "cuda": torch.cuda.is_available(), "metal": torch.backends.mps.is_available()}
+    if not here[platform]:
+        raise UserError(f"expected a PyTorch with {platform}, as JAX has it, got one without; add runtime.device=cpu")
+    return "mps" if platform == "metal" else platform
 
 
 def measure(arms: dict[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
@@ -101,13 +107,14 @@ def main(arguments: list[str]) -> int:
         raise UserError(f"expected a text configuration without a sweep, got {args.config}; e.g. configs/text_laptop.yaml")
     model = experiment.config.model
     tokens = np.random.default_rng(0).integers(0, model.vocabulary, (experiment.config.batch, model.length + 1)).astype(np.int32)
-    arms: dict[str, Callable[[], float]] = {"sheaf": jax_step(config, experiment, tokens)}
+    runtime = runtimes.start(RuntimeConfig(device=config.runtime.device, compile_cache=""))
+    where = torch_device(runtime.platform)
+    arms: dict[str, Callable[[], float]] = {"sheaf": jax_step(config, experiment, tokens, runtime)}
     Attention.forward = fused_attention  # type: ignore[method-assign]
-    where = "cuda" if torch.cuda.is_available() and config.runtime.device in ("auto", "cuda") else "cpu"
     key = jax.random.fold_in(jax.random.key(config.seed), 0)  # as the engine starts
     params = jax.jit(experiment.init)(key)[0]
     for name in ["torch eager", *([] if args.no_compile else ["torch.compile"])]:
-        twin = of_text(experiment, params, 1.0).twin.train().to(where)
+        twin = of_text(experiment, params).twin.train().to(where)
         made = torch.compile(twin) if name == "torch.compile" else twin
         arms[name] = torch_step(made, torch.from_numpy(tokens).long().to(where), config)  # type: ignore[arg-type]
     first = {name: [step() for _ in range(3)] for name, step in arms.items()}  # compiles, and shows that the arms agree
