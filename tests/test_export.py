@@ -16,6 +16,7 @@ from jaxsrc.modules.gated_feedforward import GateConfig
 from tests.small_models import ALPHA, small_depth, small_encoder, small_lm, small_vit, text_file
 from torch_bridge import coreml, export, verify
 from torch_bridge.coreml import Options
+from torch_bridge.mil_blob import type_name
 from torch_bridge.mil_eval import DATA, Package
 
 
@@ -143,6 +144,24 @@ def test_few_bits_are_never_silently_accepted(lm, folder):
     assert not out.exists()
     kept = export.export(made, out, options, samples=2, accept=True)
     assert out.exists() and kept["operations"]["constexpr_lut_to_dense"] > 0
+
+
+def test_float32_scores_are_an_option_that_the_refusal_names(lm, folder, monkeypatch):
+    made, kinds = lm[2], {}
+    example = made.samples(1)[0][0]
+    for scores in ("float16", "float32"):
+        options, path = Options(scores=scores), folder / f"scores_{scores}.mlpackage"
+        coreml.save(coreml.convert(made, example, options), made, options, path)
+        package = Package(path)
+        assert package.metadata["sheaf.precision"] == "float16" and package.metadata["sheaf.scores"] == scores
+        kinds[scores] = [(op.type, type_name(op.outputs[0].type)) for op in package.block.operations]
+    softmax = lambda scores: {kind for name, kind in kinds[scores] if name == "softmax"}
+    assert softmax("float16") == {"FLOAT16"} and softmax("float32") == {"FLOAT32"}
+    assert [kind for name, kind in kinds["float32"] if name == "matmul"].count("FLOAT32") == 2  # one product of scores a layer
+    assert {kind for name, kind in kinds["float32"] if name in ("linear", "layer_norm")} == {"FLOAT16"}
+    monkeypatch.setitem(verify.RELATIVE, "float16", 1e-9)
+    with pytest.raises(RunError, match=r"relative error; nothing written; --scores float32"):
+        export.export(made, folder / "half_refused.mlpackage", Options(), samples=1)
 
 
 def test_a_wrong_twin_is_never_accepted(lm, folder):

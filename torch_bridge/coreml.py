@@ -24,7 +24,8 @@ TABLE_SHARE = 0.1  # of all weights, up to which a table keeps its 16 bits
 
 @dataclass(frozen=True)
 class Options:
-    """bits: of a palette, 2, 4, 6 or 8; sequence, batch: whether these axes are open."""
+    """bits: of a palette, 2, 4, 6 or 8; sequence, batch: whether these axes are open; scores: in what attention's scores, their
+    mask and their softmax are computed in a float16 package (the Neural Engine has float16 alone)."""
 
     precision: Precision = "float16"
     target: str = "iOS17"
@@ -32,6 +33,12 @@ class Options:
     batch: Literal["fixed", "range"] = "fixed"
     quantize: Quantize = "none"
     bits: int = 4
+    scores: Precision = "float16"
+
+    @property
+    def wide_scores(self) -> bool:
+        """Whether attention's scores have more bits than the rest of the package."""
+        return self.precision == "float16" and self.scores == "float32"
 
     def check(self, made: Exportable) -> None:
         """UserError for what cannot be, before anything is converted."""
@@ -62,6 +69,22 @@ def convert(made: Exportable, example: dict[str, np.ndarray], options: Options) 
         return compress(model, options) if options.quantize != "none" else model
 
 
+def _of_scores(op: Any) -> bool:
+    """Whether an operation makes attention's scores (a product of two computed values), masks them, or is a softmax."""
+    then = [child.op_type for child in op.outputs[0].child_ops]
+    computed = op.op_type == "matmul" and op.x.val is None and op.y.val is None
+    masks = op.op_type == "add" and "softmax" in then
+    return op.op_type == "softmax" or masks or (computed and ("softmax" in then or "add" in then))
+
+
+def _compute_precision(options: Options) -> Any:
+    import coremltools as ct
+
+    if options.wide_scores:
+        return ct.transform.FP16ComputePrecision(op_selector=lambda op: not _of_scores(op))
+    return ct.precision.FLOAT16 if options.precision == "float16" else ct.precision.FLOAT32
+
+
 def uncompressed(made: Exportable, example: dict[str, np.ndarray], options: Options) -> Any:
     """The model before its weights are given fewer bits."""
     with quiet():
@@ -80,14 +103,13 @@ def uncompressed(made: Exportable, example: dict[str, np.ndarray], options: Opti
                     shape[axis.axis] = ranges[axis.kind]
             kind = np.int32 if np.issubdtype(value.dtype, np.integer) else np.float32
             inputs.append(ct.TensorType(name=name, shape=ct.Shape(tuple(shape)), dtype=kind))
-        half = options.precision == "float16"
         model: Any = ct.convert(
             traced,
             inputs=inputs,
             outputs=[ct.TensorType(name=made.output, dtype=np.float32)],
             convert_to="mlprogram",
             minimum_deployment_target=getattr(ct.target, options.target),
-            compute_precision=ct.precision.FLOAT16 if half else ct.precision.FLOAT32,
+            compute_precision=_compute_precision(options),
             skip_model_load=True,
         )
         return model
@@ -121,6 +143,7 @@ def save(model: Any, made: Exportable, options: Options, path: Path) -> None:
     for key, value in made.metadata.items():
         model.user_defined_metadata[key] = value
     model.user_defined_metadata["sheaf.precision"] = options.precision
+    model.user_defined_metadata["sheaf.scores"] = "float32" if options.wide_scores else options.precision
     model.user_defined_metadata["sheaf.compression"] = options.quantize
     model.user_defined_metadata["sheaf.classes"] = str(made.classes)
     with quiet():

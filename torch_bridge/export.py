@@ -74,7 +74,8 @@ def export(made: Exportable, out: Path, options: Options, *, samples: int, force
             *verify.check_causal(made, package, example),
         ]
         device = on_device(path, made, example)
-        show(f"{out.name}: {made.name}, {options.precision}, {options.quantize}, {options.target}", checks)
+        precision = options.precision + (" with float32 scores" if options.wide_scores else "")
+        show(f"{out.name}: {made.name}, {precision}, {options.quantize}, {options.target}", checks)
         ratio = package.size / shadow.size
         Console(soft_wrap=True).print(
             f"{package.size / 1e6:.2f} MB, {ratio:.2f} of float32 ({shadow.size / 1e6:.2f} MB); converted in {converted:.1f} s, "
@@ -86,6 +87,8 @@ def export(made: Exportable, out: Path, options: Options, *, samples: int, force
         if failed and not allowed:
             hint = "; add --accept if that is what you want" if all(_may_accept(c, options) for c in failed) else ""
             names = "; ".join(c.name for c in failed)
+            if verify.kind_of(options) == "float16" and not options.wide_scores and "relative error" in names:
+                hint = "; --scores float32 loses less, but its scores leave the Neural Engine"
             raise RunError(f"expected every check to pass, got {len(failed)} failed: {names}; nothing written{hint}")
         result = report(made, package, options, checks, ratio, device)
         if out.exists():
@@ -171,6 +174,8 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument("run", type=Path, nargs="?", metavar="RUN", help="run folder of `python -m jaxsrc.train`")
     found.add_argument("--out", type=Path, metavar="MODEL.mlpackage", help="package to write")
     found.add_argument("--precision", choices=["float16", "float32"], default="float16")
+    scores = "of attention's scores in a float16 package; float32 loses less, off the Neural Engine (default float16)"
+    found.add_argument("--scores", choices=["float16", "float32"], default="float16", help=scores)
     found.add_argument("--target", default="iOS17", help="least system: iOS15 to iOS18, iOS26, macOS12 to macOS15, macOS26")
     found.add_argument("--seq", choices=["fixed", "range"], default="fixed", help="open sequence length, 1 to the model's")
     found.add_argument("--batch", choices=["fixed", "range"], default="fixed", help="open batch size, 1 to 64")
@@ -206,7 +211,7 @@ def main(arguments: list[str]) -> int:
 
     check_out(args.out, args.force)
     runtimes.start(runtimes.RuntimeConfig(device="cpu"))
-    options = Options(args.precision, args.target, args.seq, args.batch, args.quantize, args.bits)
+    options = Options(args.precision, args.target, args.seq, args.batch, args.quantize, args.bits, args.scores)
     made = exportable(open_run(args.run, args.checkpoint, args.member))
     export(made, args.out, options, samples=args.samples, force=args.force, accept=args.accept)
     print(f"wrote {args.out} and {sidecar(args.out)}")
