@@ -171,7 +171,6 @@ def _text(args: argparse.Namespace, opened: OpenRun) -> int:
     for note in opened.notes:
         report.note(note)
     if isinstance(opened.experiment, SweepExperiment):
-        opened.experiment.take(opened.carry)
         leaderboard.write(opened.experiment, opened.params, report)
     else:
         label = "" if args.member is None else f", run {args.member} of the sweep"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 
-import jax.numpy as jnp
 import numpy as np
 
 from jaxsrc.leaderboard import interval
@@ -19,8 +18,7 @@ def evaluate_text(opened: OpenRun, report: Report, *, limit: int = 0, label: str
     """Table of a run's scores on its validation part; the interval is over windows. limit: windows, 0 for all."""
     experiment = opened.experiment
     assert isinstance(experiment, TextExperiment)
-    carry = {"step": jnp.int32(opened.meta.step)}
-    scores = experiment.window_scores(opened.params, carry, limit)
+    scores = experiment.window_scores(opened.params, limit)
     text = experiment.text
     nats, targets, right = (float(x.sum()) for x in scores)
     found = measures(nats, targets, right, text.bytes_per_token)
@@ -29,9 +27,7 @@ def evaluate_text(opened: OpenRun, report: Report, *, limit: int = 0, label: str
     shown = f"{low:.4f} - {high:.4f}"
     numbers = (found["loss"], found["bits_per_byte"], shown, found["perplexity"], found["accuracy"])
     report.table(f"validation{label}", COLUMNS, [(text.name, int(scores.targets.sum()), *numbers)])
-    experiment.take(carry)
-    prompt = experiment.config.prompt
-    room = experiment.config.model.length - len(prompt.encode())
-    if prompt and room > 0:
-        report.say(experiment.sample(opened.params, prompt, min(room, 200)))
+    written = experiment.continuation(opened.params)
+    if written is not None:
+        report.say(written)
     return found

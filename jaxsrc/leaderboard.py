@@ -83,10 +83,10 @@ def rows(found: list[Entry]) -> list[tuple[str, str, str, str, int, str]]:
 
 def write(sweep: SweepExperiment, params: PyTree, report: Report) -> list[Entry]:
     """The table, leaderboard.json and the pictures of a sweep that has been trained."""
-    nats, targets = sweep.window_nats(params, 0)
+    scores = sweep.window_scores(params, 0)
     frozen = [int(x) for x in np.asarray(sweep.carry["frozen"])]
-    found = entries(sweep, nats, targets, frozen)
-    report.table(f"leaderboard, {nats.shape[1]} validation windows of {sweep.base.text.name}", COLUMNS, rows(found))
+    found = entries(sweep, scores.nats, scores.targets, frozen)
+    report.table(f"leaderboard, {scores.nats.shape[1]} validation windows of {sweep.base.text.name}", COLUMNS, rows(found))
     plain = [{k: v if v not in (math.inf, -math.inf) else None for k, v in asdict(e).items()} for e in found]
     (report.run / "leaderboard.json").write_text(json.dumps(plain, indent=1))
     curves = {

@@ -21,7 +21,7 @@ from jaxsrc.sweep import SweepExperiment
 @dataclass(frozen=True)
 class OpenRun:
     """config as trained; params: the moving average if the run keeps one; meta of the checkpoint; notes on damage; carry:
-    what the model updates itself."""
+    what the model updates itself, which the experiment has taken."""
 
     config: RunConfig
     experiment: Experiment
@@ -61,10 +61,13 @@ def open_run(run: Path, which: str = "latest", member: int | None = None) -> Ope
     asked = {name: wanted} | ({"carry": carry} if isinstance(experiment, Carried) else {})
     restored = checkpoints.restore(asked, which, part=True)
     checkpoints.close()
-    params = restored.state[name]
+    params, carry = restored.state[name], restored.state.get("carry", ())
     if isinstance(experiment, SweepExperiment) and member is not None:
+        carry = jax.tree.map(lambda x: x[member], carry["of"])
         experiment, params = experiment.member_experiment(member), experiment.member_params(params, member)
-    return OpenRun(config, experiment, params, restored.meta, restored.notes, restored.state.get("carry", ()))
+    if isinstance(experiment, Carried):
+        experiment.take(carry)
+    return OpenRun(config, experiment, params, restored.meta, restored.notes, carry)
 
 
 def _check_member(experiment: Experiment, member: int | None, run: Path) -> None:

@@ -29,7 +29,7 @@ from jaxsrc.runtime import Runtime
 from jaxsrc.state import TrainState, count, init_state
 from jaxsrc.step import StepMetrics, train_step
 from jaxsrc.sweep_config import gatings, kinds_of_members, members
-from jaxsrc.text_experiment import TextConfig, TextExperiment, measures
+from jaxsrc.text_experiment import Scores, TextConfig, TextExperiment, measures
 
 
 @jax.tree_util.register_dataclass
@@ -118,26 +118,17 @@ class SweepExperiment:
 
         return jax.jit(score)
 
-    def window_nats(self, params: PyTree, limit: int) -> tuple[np.ndarray, np.ndarray]:
-        """(nats, targets) float64[runs, windows] on the validation part."""
-        tokens, weights = self.base.text.windows(self.config.model.length, limit)
-        b = self.config.batch
-        more = -len(tokens) % b
-        tokens, weights = (np.pad(x, ((0, more), (0, 0))) for x in (tokens, weights))
-        parts = [
-            jax.device_get(self._score(self.data, params, self.carry["of"], tokens[i : i + b], weights[i : i + b]))
-            for i in range(0, len(tokens), b)
-        ]
-        end = len(tokens) - more
-        nats, targets = (np.concatenate([np.asarray(p[k], np.float64) for p in parts], 1)[:, :end] for k in (0, 1))
-        return nats, targets
+    def window_scores(self, params: PyTree, limit: int) -> Scores:
+        """Scores of the validation windows, float64[runs, w] each."""
+        carry = self.carry["of"]
+        return self.base.by_window(lambda tokens, weights: self._score(self.data, params, carry, tokens, weights), limit)
 
     def validate(self, params: PyTree, stage: int) -> dict[str, float]:
         """Bits a byte of every run, and of the best one; frozen runs are left out."""
-        nats, targets = self.window_nats(params, self.config.data.windows)
+        s = self.window_scores(params, self.config.data.windows)
         frozen = np.asarray(self.carry["frozen"]) >= 0
         found = {}
-        for member, n, t, gone in zip(self.members, nats.sum(1), targets.sum(1), frozen, strict=True):
+        for member, n, t, gone in zip(self.members, s.nats.sum(1), s.targets.sum(1), frozen, strict=True):
             if not gone:
                 found[f"val/{member.name}"] = measures(n, t, 0.0, self.base.text.bytes_per_token)["bits_per_byte"]
         best = min(found.values(), default=math.inf)

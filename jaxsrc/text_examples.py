@@ -43,9 +43,8 @@ class TextExamples:
         return {"tokens": shape((WINDOWS, self.length + 1), jnp.int32), "spread": shape((WINDOWS,), jnp.float32)}
 
     def resident(self) -> dict[str, Any]:
-        train = self.text.text.train
-        starts = np.linspace(0, len(train) - self.length - 1, WINDOWS).astype(np.int64)
-        tokens = np.asarray(train[starts[:, None] + np.arange(self.length + 1)], np.int32)
+        text = self.text.text
+        tokens = text.at(np.linspace(0, len(text.train) - self.length - 1, WINDOWS).astype(np.int64), self.length)
         return {"tokens": tokens, "spread": tokens.std(1).astype(np.float32)}
 
     def init(self, key: Array) -> PyTree:

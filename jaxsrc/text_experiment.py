@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Annotated, Any, Literal, NamedTuple
@@ -17,7 +17,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 from pydantic import Field
 
-from jaxsrc.data.text import Text, TextDataConfig, decoder, read_text
+from jaxsrc.data.text import Text, TextDataConfig, decoder, encoder, read_text
 from jaxsrc.errors import UserError
 from jaxsrc.models.gated_lm import GatedLM, GatedLMConfig, generate
 from jaxsrc.modules.gated_feedforward import GatedFeedForward
@@ -77,7 +77,8 @@ class TextExperiment:
         self.config, self.chosen = config, chosen
         self.graph = nnx.graphdef(nnx.eval_shape(lambda: GatedLM(config.model, nnx.Rngs(0), kinds)))
         self.kinds = kinds
-        self.carry: PyTree = {"step": np.int32(config.steps)}  # no array of JAX before the runtime has started
+        # the end of the training; no array of JAX before the runtime has started
+        self.carry: PyTree = {"step": np.int32(max(config.steps, 1))}
         self.stages: Sequence[Stage] = [Stage(f"text, {config.model.length} tokens", config.steps, self._batch_at)]
 
     @cached_property
@@ -104,6 +105,11 @@ class TextExperiment:
     def model(self, params: PyTree) -> GatedLM:
         return nnx.merge(self.graph, params)
 
+    @property
+    def progress(self) -> float:
+        """The share of the training that is over, which scheduled alphas follow."""
+        return int(self.carry["step"]) / max(self.config.steps, 1)
+
     def gating(self, carry: PyTree) -> Gating | None:
         """Unit and alpha at this point of the training."""
         progress = jnp.asarray(carry["step"], jnp.float32) / max(self.config.steps, 1)
@@ -129,15 +135,18 @@ class TextExperiment:
 
         return jax.jit(score)
 
-    def window_scores(self, params: PyTree, carry: PyTree, limit: int) -> Scores:
-        """Scores of the validation windows, float64[w] each; every call of one shape."""
+    def by_window(self, score: Callable[[np.ndarray, np.ndarray], Scores], limit: int) -> Scores:
+        """What `score` finds of the validation windows, float64[*r, w]; it is called with (tokens [b, n + 1], weights [b, n]),
+        always of one shape, and gives [*r, b]. limit: windows, 0 for all."""
         tokens, weights = self.text.windows(self.config.model.length, limit)
-        b = self.config.batch
-        more = -len(tokens) % b
-        tokens, weights = (np.pad(x, ((0, more), (0, 0))) for x in (tokens, weights))
-        found = [self._score(params, carry, tokens[i : i + b], weights[i : i + b]) for i in range(0, len(tokens), b)]
-        whole = [np.concatenate(part).astype(np.float64) for part in zip(*jax.device_get(found), strict=True)]
-        return Scores(*(x[: len(x) - more] for x in whole))
+        b, count = self.config.batch, len(tokens)
+        tokens, weights = (np.pad(x, ((0, -count % b), (0, 0))) for x in (tokens, weights))
+        found = [jax.device_get(score(tokens[i : i + b], weights[i : i + b])) for i in range(0, count, b)]
+        return Scores(*(np.concatenate(part, -1).astype(np.float64)[..., :count] for part in zip(*found, strict=True)))
+
+    def window_scores(self, params: PyTree, limit: int) -> Scores:
+        """Scores of the validation windows, float64[w] each."""
+        return self.by_window(lambda tokens, weights: self._score(params, self.carry, tokens, weights), limit)
 
     def take(self, carry: PyTree) -> None:
         """See `protocol.Carried`."""
@@ -148,28 +157,32 @@ class TextExperiment:
         return TextExamples(self)
 
     def validate(self, params: PyTree, stage: int) -> dict[str, float]:
-        s = self.window_scores(params, self.carry, self.config.data.windows)
+        s = self.window_scores(params, self.config.data.windows)
         found = measures(float(s.nats.sum()), float(s.targets.sum()), float(s.right.sum()), self.text.bytes_per_token)
         return {f"val/{k}": v for k, v in found.items()}
 
     def sample(self, params: PyTree, prompt: str, tokens: int, seed: int = 0, temperature: float = 0.8) -> str:
         """Text that goes on from a prompt, with the key-value cache; bytes only, or through the tokenizer's file."""
-        data = self.config.data
-        if data.tokenizer:
-            from tokenizers import Tokenizer
-
-            ids = Tokenizer.from_file(data.tokenizer).encode(prompt).ids
-        else:
-            ids = list(prompt.encode())
-        if not ids:
+        ids = self._encoded(prompt)
+        if not len(ids):
             raise UserError("expected a prompt of at least one token, got none; give some text")
         run = jax.jit(
             lambda p, c, t, k: generate(
                 self.model(p), t, tokens, k, temperature=temperature, top_k=40, gating=self.gating(c)
             )
         )
-        found = run(params, self.carry, jnp.asarray([ids], jnp.int32), jax.random.key(seed))
-        return decoder(data.tokenizer)(np.asarray(found[0]))
+        found = run(params, self.carry, jnp.asarray(ids[None], jnp.int32), jax.random.key(seed))
+        return decoder(self.config.data.tokenizer)(np.asarray(found[0]))
+
+    def _encoded(self, prompt: str) -> np.ndarray:
+        """As the text that was trained on."""
+        return encoder(self.config.data.tokenizer)[0](prompt.encode())
+
+    def continuation(self, params: PyTree) -> str | None:
+        """What goes on from the configuration's prompt; None where there is none, or it fills the model's length."""
+        prompt = self.config.prompt
+        room = self.config.model.length - len(self._encoded(prompt))
+        return self.sample(params, prompt, min(room, 200)) if prompt and room > 0 else None
 
     def alphas(self, params: PyTree) -> list[tuple[str, float, float, float]]:
         """(layer, mean, least, largest alpha) where alpha does not depend on the input."""
@@ -188,7 +201,7 @@ class TextExperiment:
         rows = self.alphas(params)
         if rows:
             report.table("alpha by layer", ("layer", "mean", "least", "largest"), rows)
-        room = self.config.model.length - len(self.config.prompt.encode())
-        if room > 0 and self.config.prompt:
-            report.note(f"sample: {self.sample(params, self.config.prompt, min(room, 200))!r}")
+        written = self.continuation(params)
+        if written is not None:
+            report.note(f"sample: {written!r}")
         report.note(f"next: python -m jaxsrc.evaluate {report.run}")

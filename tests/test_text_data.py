@@ -1,10 +1,13 @@
 """Text data: batches are a function of (seed, step), every token validates once, and bad sources are named."""
 
+import jax
 import numpy as np
 import pytest
 
-from jaxsrc.data.text import Text, TextDataConfig, decoder, library_source, read_text
+from jaxsrc.data.text import Text, TextDataConfig, decoder, encoder, library_source, read_text
 from jaxsrc.errors import UserError
+from jaxsrc.models.gated_lm import GatedLMConfig
+from jaxsrc.text_experiment import TextConfig, TextExperiment
 
 
 def text_file(path, body="one two three four five six seven eight nine ten\n" * 20):
@@ -80,6 +83,8 @@ def test_the_default_is_the_standard_librarys_source():
 
 def test_a_tokenizer_file_is_used_and_undone(tmp_path):
     tokenizers = pytest.importorskip("tokenizers")
+    from tokenizers.processors import TemplateProcessing
+
     made = tokenizers.ByteLevelBPETokenizer()
     body = "the cat sat on the mat and the dog sat on the cat\n" * 30
     made.train_from_iterator([body], vocab_size=300)
@@ -89,6 +94,14 @@ def test_a_tokenizer_file_is_used_and_undone(tmp_path):
     text = read_text(data, 8)
     assert text.vocabulary == made.get_vocab_size() and text.bytes_per_token > 2
     assert body.startswith(decoder(data.tokenizer)(text.train[:20]))
+    made.post_processor = TemplateProcessing(single="c $A", pair="c $A $B", special_tokens=[("c", made.token_to_id("c"))])
+    made.save(data.tokenizer)
+    prompt = "the cat sat on the mat"
+    length = len(encoder(data.tokenizer)[0](prompt.encode())) + 1  # with the template's token there is no room
+    model = GatedLMConfig(vocabulary=300, length=length, width=8, layers=1, heads=1)
+    experiment = TextExperiment(TextConfig(data=data, model=model, batch=2, prompt=prompt))
+    written = experiment.continuation(experiment.init(jax.random.key(0))[0])
+    assert written is not None and written.startswith(prompt)
     with pytest.raises(UserError, match=r"expected a tokenizer\.json"):
         read_text(TextDataConfig(source=data.source, tokenizer=data.source), 8)
 

@@ -1,8 +1,8 @@
 """Text as tokens in memory: bytes, or the BPE of a given tokenizer file; windows as a pure function of (seed, step).
 
 Sources: nothing, which is the Python standard library's own source; a file; a folder of text files; or a folder in the WikiText
-layout (wiki.train.tokens or train.txt, wiki.valid.tokens or valid.txt). Where the source names no validation part, the last
-tenth of each file is held out.
+layout (wiki.train.tokens or train.txt, wiki.valid.tokens or valid.txt). Where the source names no validation part, the end of
+each file is held out.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ LIMIT = 2**31 - 1  # bytes of one source; tokens are indexed by int32
 @dataclass(frozen=True, kw_only=True)
 class TextDataConfig:
     """source: file or folder of text, '' for the Python standard library's source; tokenizer: a tokenizer.json of the
-    tokenizers library, '' for bytes; held_out: share of the text, at its end, that validates where the source has no
-    validation part; windows: validation windows that `validate` scores, 0 for all."""
+    tokenizers library, '' for bytes; held_out: share of every file, at its end, that validates where the source has
+    no validation part; windows: validation windows that `validate` scores, 0 for all."""
 
     source: str = ""
     tokenizer: str = ""
@@ -51,6 +51,10 @@ class Text:
     def batch_at(self, seed: int, step: int, batch: int, length: int) -> np.ndarray:
         """int32[batch, length + 1]: windows at places drawn from (seed, step); the last token is only ever a target."""
         starts = np.random.default_rng((seed, step)).integers(0, len(self.train) - length, batch)
+        return self.at(starts, length)
+
+    def at(self, starts: np.ndarray, length: int) -> np.ndarray:
+        """int32[w, length + 1]: windows of the training part from the places int[w] on."""
         return self.train[starts[:, None] + np.arange(length + 1)].astype(np.int32)
 
     def windows(self, length: int, limit: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -127,8 +131,8 @@ def read_source(source: str) -> tuple[list[bytes], list[bytes] | None, str]:
     return [_decode(p) for p in files], None, f"{len(files)} files of {path.name}"
 
 
-def _encoder(tokenizer: str):
-    """(bytes -> token array, vocabulary)."""
+def encoder(tokenizer: str):
+    """(bytes -> token array, vocabulary); a tokenizer's special tokens are left out."""
     if not tokenizer:
         return (lambda raw: np.frombuffer(raw, np.uint8)), BYTES
     try:
@@ -165,7 +169,7 @@ def read_text(config: TextDataConfig, length: int) -> Text:
     """
     documents, held, name = read_source(config.source)
     if held is None:
-        # a tenth off the end of every document, so that both parts are of one kind
+        # off the end of every document, so that both parts are of one kind
         cut = [len(d) - round(len(d) * config.held_out) for d in documents]
         cut = [_boundary(d, c) for d, c in zip(documents, cut, strict=True)]
         held = [d[c:] for d, c in zip(documents, cut, strict=True)]
@@ -175,7 +179,7 @@ def read_text(config: TextDataConfig, length: int) -> Text:
         raise UserError(f"expected text in {config.source or name}, got an empty source; name another file")
     if total > LIMIT:
         raise UserError(f"expected at most {LIMIT} bytes of text, got {total}; split the source")
-    encode, vocabulary = _encoder(config.tokenizer)
+    encode, vocabulary = encoder(config.tokenizer)
     train, valid = (np.concatenate([encode(d) for d in part if d] or [np.zeros(0, np.uint8)]) for part in (documents, held))
     for part, tokens in (("training", train), ("validation", valid)):
         if len(tokens) < length + 1:
