@@ -42,13 +42,15 @@ class RunConfig:
 def build(config: RunConfig) -> Experiment:
     """The experiment of a configuration; reads no data.
 
-    Errors: UserError for a gate before an experiment without per-example losses.
+    Errors: UserError for a gate before a sweep, or an experiment without per-example losses.
     """
     if isinstance(config.experiment, ImageConfig):
         return GatedExperiment(ImageExamples(config.experiment), config.gate or DenseGate())
     plain = _plain(config)
     if config.gate is None:
         return plain
+    if isinstance(plain, SweepExperiment):
+        raise UserError("gate: expected one run, got a sweep, whose runs share their batches; leave out the gate or the sweep")
     if not isinstance(plain, Gateable):
         raise UserError(
             f"gate: expected an experiment with a loss for each example (image, text), got kind {config.experiment.kind}; "

@@ -1,6 +1,7 @@
 """Training through a gate with the engine: gate state in the checkpoint, one compilation, costs measured, other data."""
 
 import json
+import shutil
 
 import jax
 import numpy as np
@@ -16,7 +17,10 @@ from jaxsrc.gate_config import DenseGate, SundewGate
 from jaxsrc.gate_cost import Cost
 from jaxsrc.gate_report import bookkeeping
 from jaxsrc.plots.gate_dashboard import by_epoch
+from jaxsrc.runs import open_run
 from jaxsrc.train import main, plan_of, run
+from torch_bridge.of_run import exportable
+from torch_bridge.parity import parity
 
 SMALL = [
     "experiment.model.width=8",
@@ -63,6 +67,14 @@ def test_a_run_ends_with_its_pictures_and_its_costs(trained, capsys):
     assert int((gate.times > 0).sum()) == int((gate.seen >= 0).sum()) > 50
     assert evaluate.main([str(out)]) == 0
     assert "most frequent" in capsys.readouterr().out
+
+
+def test_what_was_trained_behind_a_gate_has_its_twin(trained):
+    made = exportable(open_run(trained[0]))
+    assert made.name == "vit" and made.metadata["sheaf.step"] == "24"
+    (inputs, label), *_ = made.samples(2)
+    assert inputs["pixels"].shape == (1, 8, 8, 1) and 0 <= label[0] < 10
+    parity(made, inputs).require()
 
 
 def test_a_run_stopped_within_an_epoch_goes_on_to_the_same_numbers(trained, tmp_path):
@@ -116,6 +128,7 @@ def test_the_gate_works_on_text(tmp_path, capsys):
         f"experiment.data.source={tmp_path / 'a.txt'}",
         *("experiment.model.length=16", "experiment.model.width=8", "experiment.model.layers=1", "experiment.model.heads=2"),
         *("experiment.batch=4", "experiment.steps=6", "optim.warmup_steps=1", "train.eval_every=0", "train.best=''"),
+        *("experiment.model.alpha={kind: linear, low: 0.1, high: 0.7}", "train.checkpoint_every=3"),
     ]
     out = tmp_path / "run"
     gate = "gate={kind: sundew, rate: 0.2, significance: {loss: 1.0, spread: 0.0, uncertainty: 0.0}}"
@@ -123,6 +136,10 @@ def test_the_gate_works_on_text(tmp_path, capsys):
     assert code == 0 and float(state.carry.trained) == 24
     assert json.loads((out / "gate.json").read_text())["rate"] == pytest.approx(0.2)
     assert evaluate.main([str(out), "--limit", "4"]) == 0
+    shutil.rmtree(out / "checkpoints" / "6")
+    made = exportable(open_run(out))  # alpha stands at the end of its schedule throughout
+    assert made.metadata["sheaf.step"] == "3" and json.loads(made.metadata["sheaf.alphas"]) == {"alpha of block 0": "0.7"}
+    parity(made, made.samples(1)[0][0]).require()
 
 
 def test_bad_gates_are_one_line_each(tmp_path, capsys):
@@ -141,6 +158,8 @@ def test_bad_gates_are_one_line_each(tmp_path, capsys):
             main([CONFIG, override, "--out", str(tmp_path / "x")])
     with pytest.raises(UserError, match="kind depth"):
         main(["configs/depth_pilot.yaml", "gate=sundew", "--out", str(tmp_path / "x")])
+    with pytest.raises(UserError, match="expected one run, got a sweep"):
+        main(["configs/text_sweep.yaml", "gate=sundew", "--out", str(tmp_path / "x")])
     with pytest.raises(UserError, match="early head"):
         main([CONFIG, "gate.policy=proxy", "experiment.model.exit_layer=0", "--out", str(tmp_path / "x")])
 

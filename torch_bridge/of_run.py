@@ -8,23 +8,31 @@ from jaxsrc import config as configuration
 from jaxsrc.arc_experiment import ArcExperiment
 from jaxsrc.depth_experiment import DepthExperiment
 from jaxsrc.errors import UserError
+from jaxsrc.gated import GatedExperiment
+from jaxsrc.image_experiment import ImageExamples
 from jaxsrc.runs import OpenRun
 from jaxsrc.sweep import SweepExperiment
+from jaxsrc.text_examples import TextExamples
 from jaxsrc.text_experiment import TextExperiment
 from torch_bridge.exportable import Exportable
 from torch_bridge.runs.arc import of_arc
 from torch_bridge.runs.depth import of_depth
+from torch_bridge.runs.pictures import of_images
 from torch_bridge.runs.text import of_text
 
-TWINS = "text (gated_lm), depth (depth_transformer), arc (sheaf_solver's encoder)"
+TWINS = "text (gated_lm), image (vit), depth (depth_transformer with softmax marking), arc (sheaf_solver's encoder)"
 
 
 def exportable(opened: OpenRun) -> Exportable:
     """The twin of an opened run. Errors: UserError for a model without a twin (names those that have one)."""
     experiment = opened.experiment
-    if isinstance(experiment, TextExperiment):
-        progress = opened.meta.step / max(experiment.config.steps, 1)
-        made = of_text(experiment, opened.params, progress)
+    trained = experiment.data if isinstance(experiment, GatedExperiment) else experiment
+    if isinstance(trained, TextExamples):
+        made = of_text(trained.text, opened.params)
+    elif isinstance(trained, ImageExamples):
+        made = of_images(trained, opened.params)
+    elif isinstance(experiment, TextExperiment):
+        made = of_text(experiment, opened.params)
     elif isinstance(experiment, DepthExperiment):
         made = of_depth(experiment, opened.params)
     elif isinstance(experiment, ArcExperiment):

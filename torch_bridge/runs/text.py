@@ -15,9 +15,9 @@ from torch_bridge.maps import gated_lm as gated_lm_map
 from torch_bridge.twins.gated_lm import GatedLMTwin
 
 
-def of_text(experiment: TextExperiment, params: PyTree, progress: float = 1.0) -> Exportable:
-    """tokens int32[b, n] -> logits [b, n, vocabulary]."""
-    config = experiment.config.model
+def of_text(experiment: TextExperiment, params: PyTree) -> Exportable:
+    """tokens int32[b, n] -> logits [b, n, vocabulary]; a scheduled alpha as it was at the experiment's step."""
+    config, progress = experiment.config.model, experiment.progress
     twin = GatedLMTwin(config, progress)
     table = gated_lm_map.weight_map(config)
     twin.load_state_dict(table.to_torch(jax.device_get(params), twin.state_dict()))
@@ -29,17 +29,13 @@ def of_text(experiment: TextExperiment, params: PyTree, progress: float = 1.0) -
         labels = np.where(weights > 0, tokens[:, 1:], -1)
         return [({"tokens": t[None, :-1]}, y) for t, y in zip(tokens[:count], labels, strict=False)]
 
-    with jax.default_matmul_precision("highest"):
-        call = lambda inputs: np.asarray(run(params, jnp.asarray(inputs["tokens"])))
-    names = [f"alpha of block {i}" for i in range(config.layers)]
-    experiment.take({"step": np.int32(round(progress * max(experiment.config.steps, 1)))})
-    alphas = {n: f"{row[1]:.6g}" for n, row in zip(names, experiment.alphas(params), strict=False)}
+    alphas = {f"alpha of {layer}": f"{mean:.6g}" for layer, mean, *_ in experiment.alphas(params)}
     return Exportable(
         name="gated_lm",
         twin=twin.eval(),
         inputs=("tokens",),
         output="logits",
-        jax=call,
+        jax=lambda inputs: np.asarray(run(params, jnp.asarray(inputs["tokens"]))),
         samples=samples,
         scores=lambda inputs, out: out.reshape(-1, out.shape[-1]),
         flexible=(Flexible("tokens", 1, "length", config.length), Flexible("tokens", 0, "batch", 64)),
