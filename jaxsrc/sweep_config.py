@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from dataclasses import dataclass, replace
 from typing import Annotated, Literal
 
@@ -56,19 +57,24 @@ class Member:
 def members(sweep: SweepConfig, model: GatedLMConfig, learning_rate: float, seed: int) -> list[Member]:
     """All runs, seeds fastest.
 
-    Errors: UserError where the model's own unit cannot share a program, or a value appears twice on an axis.
+    Errors: UserError where the model's own unit cannot share a program, a value appears twice on an axis, or two runs would
+    have one name.
     """
     if not sweep.unit and model.unit in ("mlp", "paGRU"):
         raise UserError(f"experiment.sweep.unit: expected units, since {model.unit} has parameters of its own; e.g. [paGLU]")
-    for axis in ("unit", "alpha", "learning_rate", "seed"):
-        values = getattr(sweep, axis)
+    axes = {"unit": sweep.unit, "alpha": sweep.alpha, "learning_rate": sweep.learning_rate, "seed": sweep.seed}
+    for axis, values in axes.items():
         if len(set(values)) < len(values):
             raise UserError(f"experiment.sweep.{axis}: expected distinct values, got {list(values)}; drop the repeated one")
     units: tuple[Unit, ...] = sweep.unit or (model.unit,)  # type: ignore[assignment]
     named = lambda a: replace(model.alpha, kind=a) if isinstance(a, str) else replace(model.alpha, kind="fixed", value=float(a))
     alphas = [named(a) for a in sweep.alpha] or [model.alpha]
     grid = itertools.product(units, alphas, sweep.learning_rate or (learning_rate,), sweep.seed or (seed,))
-    return [Member(*one) for one in grid]
+    found = [Member(*one) for one in grid]
+    name, times = Counter(m.name for m in found).most_common(1)[0]
+    if times > 1:  # as by alpha: [0.5, fixed] where the model's own value is 0.5
+        raise UserError(f"experiment.sweep: expected runs of distinct names, got '{name}' {times} times; change one")
+    return found
 
 
 def kinds_of_members(found: list[Member], model: GatedLMConfig) -> GatingKinds:

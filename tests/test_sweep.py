@@ -111,6 +111,9 @@ def test_a_grid_beyond_memory_names_the_estimate_and_what_fits(data, monkeypatch
 def test_axes_are_checked():
     with pytest.raises(UserError, match="distinct values"):
         members(SweepConfig(seed=(1, 1)), MODEL, 1e-3, 0)
+    for twice in (SweepConfig(alpha=(0.5, "fixed")), SweepConfig(alpha=(0.1, 0.10000001))):
+        with pytest.raises(UserError, match=r"distinct names, got 'paGLU alpha 0.[15] lr 0.001 seed 0' 2 times"):
+            members(twice, MODEL, 1e-3, 0)
     with pytest.raises(UserError, match="parameters of its own"):
         members(SweepConfig(), dataclasses.replace(MODEL, unit="paGRU"), 1e-3, 0)
     with pytest.raises(UserError, match="above 0 and below 1"):
