@@ -236,6 +236,11 @@ def test_what_cannot_be_is_refused_first(options, message):
         options.check(small_encoder())
 
 
+def test_marks_that_attend_to_the_nearest_match_have_no_twin():
+    with pytest.raises(UserError, match=r"expected softmax marking for a twin, got nearest; train with"):
+        small_depth(marking="nearest")
+
+
 def test_names_of_outputs_are_checked(folder):
     with pytest.raises(UserError, match=r"ends in \.mlpackage"):
         export.check_out(folder / "model.mlmodel", False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Literal
 
 import jax
@@ -28,8 +29,8 @@ class Flexible:
 
 @dataclass(frozen=True)
 class Exportable:
-    """twin: loaded, in evaluation mode, float32; jax: inputs -> output, float32; samples: that many real inputs; scores:
-    (inputs, output) -> logits [n, c] where the output decides among classes; labels: inputs -> int[n], -1 where unknown."""
+    """twin: loaded, in evaluation mode, float32; jax: inputs -> output, float32; samples: that many real inputs, each with its
+    labels int[n], -1 where unknown; scores:    (inputs, output) -> logits [n, c] where the output decides among classes."""
 
     name: str
     twin: torch.nn.Module
@@ -44,9 +45,14 @@ class Exportable:
     record: Callable[[Inputs], dict[str, np.ndarray]] | None = None
     metadata: dict[str, str] = field(default_factory=dict)
 
+    @cached_property
+    def _double(self) -> torch.nn.Module:
+        """The twin in double precision, on the same float32 weights as they are when it is first asked for."""
+        return copy.deepcopy(self.twin).to(torch.float64)
+
     def torch(self, inputs: Inputs, dtype: torch.dtype = torch.float32) -> np.ndarray:
-        """The twin's output; dtype float64 computes on the same float32 weights in double precision."""
-        twin = self.twin if dtype == torch.float32 else copy.deepcopy(self.twin).to(dtype)
+        """The twin's output; dtype: float32, or float64 to compute on the same weights in double precision."""
+        twin = self.twin if dtype == torch.float32 else self._double
         with torch.no_grad():
             return twin(*tensors(self, inputs, dtype)).numpy()
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -11,7 +10,7 @@ import torch
 
 from jaxsrc.errors import UserError
 from torch_bridge.coreml import Options
-from torch_bridge.exportable import Exportable, Flexible, Inputs, tensors
+from torch_bridge.exportable import Exportable, Flexible, Inputs
 from torch_bridge.mil_eval import Mode, Package
 from torch_bridge.parity import difference
 
@@ -39,15 +38,6 @@ def at_least(name: str, value: float, bar: float) -> Check:
     return Check(name, value, f">= {bar:g}", bool(value >= bar))
 
 
-def _double(made: Exportable) -> torch.nn.Module:
-    return copy.deepcopy(made.twin).to(torch.float64)
-
-
-def _run(twin: torch.nn.Module, made: Exportable, inputs: Inputs) -> np.ndarray:
-    with torch.no_grad():
-        return twin(*tensors(made, inputs, torch.float64)).numpy()
-
-
 def output(package: Package, made: Exportable, inputs: Inputs, mode: Mode) -> np.ndarray:
     return package.run(inputs, mode)[made.output]
 
@@ -57,12 +47,11 @@ def check_shadow(made: Exportable, package: Package, samples: Sequence[Sample]) 
 
     Float16 tolerances would hide a wrong epsilon or activation, so this runs on every export.
     """
-    double = _double(made)
     worst = {"twin": 0.0, "exact": 0.0, "jax": 0.0}
     for inputs, _ in samples:
         ours, exact = made.jax(inputs), output(package, made, inputs, "exact")
         worst["twin"] = max(worst["twin"], difference(ours, made.torch(inputs))[0])
-        worst["exact"] = max(worst["exact"], difference(_run(double, made, inputs), exact)[0])
+        worst["exact"] = max(worst["exact"], difference(made.torch(inputs, torch.float64), exact)[0])
         worst["jax"] = max(worst["jax"], difference(ours, exact)[0])
     return [
         at_most("twin against JAX", worst["twin"], TWIN),
@@ -124,7 +113,7 @@ def lengths(most: int) -> list[int]:
 
 def check_shapes(made: Exportable, package: Package, inputs: Inputs, options: Options) -> list[Check]:
     """Open axes at their ends, in exact mode on the float32 package; what lies outside is refused."""
-    double, checks = _double(made), []
+    checks = []
     for kind in dict.fromkeys(axis.kind for axis in made.flexible):
         if (options.sequence if kind == "length" else options.batch) != "range":
             continue
@@ -140,7 +129,7 @@ def check_shapes(made: Exportable, package: Package, inputs: Inputs, options: Op
         sizes = lengths(most) if kind == "length" else [1, 3]
         for size in sizes:
             cut = sized(size)
-            worst = max(worst, difference(_run(double, made, cut), output(package, made, cut, "exact"))[0])
+            worst = max(worst, difference(made.torch(cut, torch.float64), output(package, made, cut, "exact"))[0])
         checks.append(at_most(f"{kind} {', '.join(map(str, sizes))}", worst, EXACT))
         refused = _refused(package, sized(most + 1))
         checks.append(Check(f"{kind} {most + 1} is refused", float("nan"), "refused", refused))

@@ -46,7 +46,7 @@ def of_arc(experiment: ArcExperiment, params: PyTree, episodes: Callable[[int], 
     host: Any = jax.device_get(params)
     encoder = {k: v for k, v in host.items() if k not in sheaf_encoder_map.READOUT}
     twin.load_state_dict(table.to_torch(encoder, twin.state_dict()))
-    known: dict[int, Episode] = {}
+    known: dict[int, tuple[np.ndarray, Episode]] = {}  # by the array's id, which stays its own while the array is kept
     graph = experiment.graph
 
     run = jax.jit(lambda p, e: nnx.merge(graph, p).keys(e)[0])
@@ -61,7 +61,7 @@ def of_arc(experiment: ArcExperiment, params: PyTree, episodes: Callable[[int], 
         return color_scores(keys[-1].reshape(-1, keys.shape[-1]) @ fitted, sources)[MODES.index("both")]
 
     read = jax.jit(readout)
-    find = lambda inputs: known[id(inputs["stalks"])]
+    find = lambda inputs: known[id(inputs["stalks"])][1]
 
     def drawn(count: int) -> list[Episode]:
         stage, held = experiment.config.stages[0], experiment.episodes[1]
@@ -72,7 +72,7 @@ def of_arc(experiment: ArcExperiment, params: PyTree, episodes: Callable[[int], 
         found = []
         for episode in (episodes or drawn)(count):
             inputs = encoder_inputs(episode)
-            known[id(inputs["stalks"])] = episode
+            known[id(inputs["stalks"])] = (inputs["stalks"], episode)
             found.append((inputs, np.asarray(episode.colors[-1]).reshape(-1).astype(np.int64)))
         return found
 

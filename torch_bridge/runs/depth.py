@@ -10,6 +10,7 @@ from flax import nnx
 from jaxsrc.data.expressions import Expression
 from jaxsrc.depth_data import Pool, rewrite_pools, sequence_pool
 from jaxsrc.depth_experiment import DepthExperiment
+from jaxsrc.errors import UserError
 from jaxsrc.protocol import PyTree
 from torch_bridge.exportable import Exportable, Flexible, Inputs, record
 from torch_bridge.maps.depth_transformer import depth_transformer_map
@@ -33,9 +34,16 @@ def _rows(pool: Pool, length: int, take: int) -> tuple[np.ndarray, np.ndarray]:
 
 def of_depth(experiment: DepthExperiment, params: PyTree) -> Exportable:
     """tokens int32[b, n] -> logits [b, n, v]; in the rewrite track also two_way int32[b], how many tokens at a row's start see
-    each other: the whole text for marks, none for a reduction."""
+    each other: the whole text for marks, none for a reduction.
+
+    Errors: UserError for a rewrite track whose marks attend to the nearest match: the twin knows softmax alone.
+    """
     c, size = experiment.config, experiment.size
     rewrite = c.track == "rewrite"
+    if rewrite and c.model.marking != "softmax":
+        raise UserError(
+            f"expected softmax marking for a twin, got {c.model.marking}; train with experiment.model.marking=softmax"
+        )
     length = max(c.model.length, c.reduce_length) if rewrite else c.model.length
     twin = DepthTwin(c.model, size, length)
     table = depth_transformer_map(c.model)
