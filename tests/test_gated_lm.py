@@ -122,6 +122,15 @@ def test_a_scheduled_alpha_follows_the_carry():
     np.testing.assert_allclose(seen, 0.2 + 0.6 * 0.5 * (1 + np.cos(np.pi * np.arange(11) / 10)), atol=1e-6)
 
 
+@pytest.mark.parametrize("unit", ["paGLU", "mlp"])
+def test_what_is_added_to_the_stream_starts_small_in_every_network(unit):
+    model = GatedLM(dataclasses.replace(SMALL, unit=unit, width=64, layers=2), nnx.Rngs(0))
+    feed = model.blocks[1].feedforward
+    inner = feed.up if unit == "mlp" else feed.unit.value
+    assert float(feed.down.kernel[...].std()) == pytest.approx(0.02 / 2, rel=0.05)
+    assert float(inner.kernel[...].std()) == pytest.approx(0.02, rel=0.05)
+
+
 def test_half_precision_stays_near():
     model = GatedLM(SMALL, nnx.Rngs(0))
     graph, params = nnx.split(model)

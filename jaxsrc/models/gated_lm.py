@@ -84,7 +84,7 @@ class GatedLM(nnx.Module):
         attention = Attention(c.width, c.heads, rngs, bias=True, std=STD, dropout=c.dropout)
         attention.o = Linear(c.width, c.width, rngs=rngs, kernel_init=nnx.initializers.normal(out))
         if c.unit == "mlp":
-            feed: nnx.Module = FeedForward(c.width, c.features, rngs, std=STD, dropout=c.dropout)
+            feed: nnx.Module = FeedForward(c.width, c.features, rngs, std=STD, out_std=out, dropout=c.dropout)
         else:
             feed = GatedFeedForward(
                 *(c.width, c.features, rngs),

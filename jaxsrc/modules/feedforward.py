@@ -24,7 +24,10 @@ ACTIVATIONS: dict[Activation, Callable[[Array], Array]] = {
 
 
 class FeedForward(nnx.Module):
-    """down(activation(up(x))); taps NAME.hidden [b, n, hidden] and NAME.out [b, n, width]."""
+    """down(activation(up(x))); taps NAME.hidden [b, n, hidden] and NAME.out [b, n, width].
+
+    std, out_std: of the normal initial weights of up and down, out_std as std where None; LeCun's where both are.
+    """
 
     def __init__(
         self,
@@ -35,13 +38,14 @@ class FeedForward(nnx.Module):
         activation: Activation = "gelu",
         bias: bool = True,
         std: float | None = None,
+        out_std: float | None = None,
         dropout: float = 0.0,
     ):
-        init = nnx.initializers.lecun_normal() if std is None else nnx.initializers.normal(std)
+        init = lambda std: nnx.initializers.lecun_normal() if std is None else nnx.initializers.normal(std)
         self.activation: Activation = activation
         self.rate = dropout
-        self.up = Linear(width, hidden, use_bias=bias, rngs=rngs, kernel_init=init)
-        self.down = Linear(hidden, width, use_bias=bias, rngs=rngs, kernel_init=init)
+        self.up = Linear(width, hidden, use_bias=bias, rngs=rngs, kernel_init=init(std))
+        self.down = Linear(hidden, width, use_bias=bias, rngs=rngs, kernel_init=init(std if out_std is None else out_std))
 
     def __call__(
         self, x: Float[Array, "b n d"], *, key: Array | None = None, taps: Taps = NONE, name: str = "feedforward"
