@@ -10,8 +10,7 @@ import torch
 from flax import nnx
 
 from jaxsrc.errors import UserError
-from jaxsrc.models.gated_lm import GatedLMConfig
-from jaxsrc.modules.gated_feedforward import ANY_UNITS, GatedFeedForward
+from jaxsrc.modules.gated_feedforward import ANY_UNITS, GateConfig, GatedFeedForward
 from jaxsrc.modules.gated_units import AlphaConfig
 from jaxsrc.modules.norm import rms_norm
 from tests.small_models import ALPHA, moved, small_encoder, small_lm
@@ -32,8 +31,8 @@ def test_a_unit_and_its_gradient_equal_the_twins(unit):
     state = moved(state, by=0.2)
     params = jax.device_get(nnx.to_pure_dict(state))
     twin = TwinFeedForward(6, 8, unit, alpha_point(alpha, 1.0), unit != "paGRU")
-    config = GatedLMConfig(unit=unit, alpha=alpha, gate_norm=unit != "paGRU")
-    rows = [dataclasses.replace(r, torch=r.torch[2:], path=r.path[2:]) for r in feedforward(config, "f")]
+    gate = GateConfig(unit=unit, alpha=alpha, gate_norm=unit != "paGRU")
+    rows = [dataclasses.replace(r, torch=r.torch[2:], path=r.path[2:]) for r in feedforward(gate, "f")]
     table = WeightMap(rows)
     twin.load_state_dict(table.to_torch(params, twin.state_dict()))
     x = np.random.default_rng(1).normal(size=(7, 6)).astype(np.float32)

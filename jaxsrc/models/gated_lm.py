@@ -15,9 +15,8 @@ from jaxsrc.errors import UserError
 from jaxsrc.modules.attention import Attention, Cache, causal_mask, empty_cache
 from jaxsrc.modules.block import Block, layer_norm
 from jaxsrc.modules.dropout import dropout, split
-from jaxsrc.modules.feedforward import FeedForward
-from jaxsrc.modules.gated_feedforward import AnyUnit, GatedFeedForward, kinds_of, matched_hidden
-from jaxsrc.modules.gated_units import AlphaConfig, Gating, GatingKinds, gating
+from jaxsrc.modules.gated_feedforward import AnyUnit, GateConfig, feedforward, matched_hidden
+from jaxsrc.modules.gated_units import AlphaConfig, Gating, GatingKinds
 from jaxsrc.modules.linear import Linear
 from jaxsrc.modules.taps import NONE, Taps
 
@@ -42,19 +41,18 @@ class GatedLMConfig:
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
 
     @property
-    def features(self) -> int:
-        """Hidden features of the feed-forward networks."""
-        return self.hidden or (4 * self.width if self.unit == "mlp" else matched_hidden(self.width, self.unit))
+    def gate(self) -> GateConfig | None:
+        """The gated units of the feed-forward networks; None for the plain ones."""
+        return None if self.unit == "mlp" else GateConfig(unit=self.unit, alpha=self.alpha, gate_norm=self.gate_norm)
 
     @property
-    def kinds(self) -> GatingKinds:
-        return GatingKinds() if self.unit == "mlp" else kinds_of(self.unit, self.alpha, self.gate_norm)
+    def features(self) -> int:
+        """Hidden features of the feed-forward networks."""
+        return self.hidden or (matched_hidden(self.width, self.gate.unit) if self.gate else 4 * self.width)
 
     def gating(self, progress: Array | float = 1.0) -> Gating | None:
         """The data of the configured unit and alpha; None for the plain network."""
-        if self.unit == "mlp":
-            return None
-        return gating(self.kinds, "paGLU" if self.unit == "paGRU" else self.unit, self.alpha, progress)
+        return self.gate.gating(progress) if self.gate else None
 
     def check(self) -> None:
         """UserError for sizes that do not fit each other, and for an alpha that cannot be."""
@@ -71,7 +69,7 @@ class GatedLM(nnx.Module):
 
     def __init__(self, config: GatedLMConfig, rngs: nnx.Rngs, kinds: GatingKinds | None = None):
         config.check()
-        self.config, self.kinds = config, kinds or config.kinds
+        self.config, self.kinds = config, kinds or (config.gate.kinds if config.gate else GatingKinds())
         d, normal = config.width, nnx.initializers.normal
         self.tokens = nnx.Embed(config.vocabulary, d, rngs=rngs, embedding_init=normal(STD))
         self.positions = nnx.Embed(config.length, d, rngs=rngs, embedding_init=normal(STD / 2))
@@ -83,19 +81,7 @@ class GatedLM(nnx.Module):
         c = self.config
         attention = Attention(c.width, c.heads, rngs, bias=True, std=STD, dropout=c.dropout)
         attention.o = Linear(c.width, c.width, rngs=rngs, kernel_init=nnx.initializers.normal(out))
-        if c.unit == "mlp":
-            feed: nnx.Module = FeedForward(c.width, c.features, rngs, std=STD, out_std=out, dropout=c.dropout)
-        else:
-            feed = GatedFeedForward(
-                *(c.width, c.features, rngs),
-                unit=c.unit,
-                alpha=c.alpha,
-                gate_norm=c.gate_norm,
-                kinds=self.kinds,
-                std=STD,
-                out_std=out,
-                dropout=c.dropout,
-            )
+        feed = feedforward(c.gate, c.width, c.features, rngs, kinds=self.kinds, std=STD, out_std=out, dropout=c.dropout)
         return Block(c.width, attention, feed, rngs, dropout=c.dropout)
 
     def __call__(

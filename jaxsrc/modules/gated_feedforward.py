@@ -26,10 +26,14 @@ def matched_hidden(width: int, unit: AnyUnit, multiple: int = 8) -> int:
     return max(multiple, round(8 * width / (maps + 1) / multiple) * multiple)
 
 
+def activation_of(unit: AnyUnit) -> Unit:
+    """The unit whose activation data name; the recurrent one has its own and takes any."""
+    return "paGLU" if unit == "paGRU" else unit
+
+
 def kinds_of(unit: AnyUnit, alpha: AlphaConfig, gate_norm: bool = False) -> GatingKinds:
     """What a unit with one activation and one kind of alpha chooses from."""
-    units: tuple[Unit, ...] = ("paGLU",) if unit == "paGRU" else (unit,)
-    return GatingKinds(units, (alpha.kind,), alpha.per, alpha.temperature, gate_norm)
+    return GatingKinds((activation_of(unit),), (alpha.kind,), alpha.per, alpha.temperature, gate_norm)
 
 
 class GatedFeedForward(nnx.Module):
@@ -55,7 +59,7 @@ class GatedFeedForward(nnx.Module):
         dropout: float = 0.0,
     ):
         self.alpha, self.rate = alpha or AlphaConfig(), dropout
-        self.activation: Unit = "paGLU" if unit == "paGRU" else unit
+        self.activation: Unit = activation_of(unit)
         self.kinds = kinds or kinds_of(unit, self.alpha, gate_norm)
         made = PointwiseGRU if unit == "paGRU" else GatedUnit
         self.unit = made(width, hidden, rngs, kinds=self.kinds, bias=bias, std=std)
@@ -83,18 +87,26 @@ class GatedFeedForward(nnx.Module):
 
 @dataclass(frozen=True, kw_only=True)
 class GateConfig:
-    """Gated units in place of the plain feed-forward networks of a transformer; no schedules, which follow the training's
-    progress: only the gated language model hands that to its units."""
+    """Gated units in place of the plain feed-forward networks of a transformer. A schedule follows the training's progress,
+    which only the gated language model hands to its units."""
 
     unit: AnyUnit = "paGLU"
     alpha: AlphaConfig = field(default_factory=AlphaConfig)
     gate_norm: bool = False
 
+    @property
+    def kinds(self) -> GatingKinds:
+        return kinds_of(self.unit, self.alpha, self.gate_norm)
+
+    def gating(self, progress: Array | float = 1.0) -> Gating:
+        """The data of unit and alpha. Errors: UserError for an alpha that cannot be."""
+        return gating(self.kinds, activation_of(self.unit), self.alpha, progress)
+
     def check(self) -> None:
         """UserError for an alpha that is scheduled, or cannot be."""
         if self.alpha.kind not in ("fixed", "learnable", "entropy"):
             raise UserError(f"model.gate.alpha.kind: expected fixed, learnable or entropy in this model, got {self.alpha.kind}")
-        gating(kinds_of(self.unit, self.alpha), "paGLU" if self.unit == "paGRU" else self.unit, self.alpha)
+        self.gating()
 
 
 def feedforward(
@@ -104,12 +116,16 @@ def feedforward(
     rngs: nnx.Rngs,
     *,
     activation: Activation = "gelu",
+    kinds: GatingKinds | None = None,
     std: float | None = None,
+    out_std: float | None = None,
     dropout: float = 0.0,
 ) -> FeedForward | GatedFeedForward:
-    """The plain network, or the gated one where a gate is asked for; hidden: features of either."""
+    """The plain network, or the gated one where a gate is asked for; hidden: features of either; kinds: what the `Gating` given
+    in each call may choose from, where the model gives one; where it does not, alpha may not be scheduled."""
     if gate is None:
-        return FeedForward(width, hidden, rngs, activation=activation, std=std, dropout=dropout)
-    gate.check()
-    more = {"unit": gate.unit, "alpha": gate.alpha, "gate_norm": gate.gate_norm, "std": std, "dropout": dropout}
-    return GatedFeedForward(width, hidden, rngs, **more)
+        return FeedForward(width, hidden, rngs, activation=activation, std=std, out_std=out_std, dropout=dropout)
+    if kinds is None:
+        gate.check()
+    more = {"unit": gate.unit, "alpha": gate.alpha, "gate_norm": gate.gate_norm, "kinds": kinds}
+    return GatedFeedForward(width, hidden, rngs, **more, std=std, out_std=out_std, dropout=dropout)

@@ -12,21 +12,21 @@ def norm(torch_name: str, path: str) -> list[Row]:
     return [Row(f"{torch_name}.weight", f"{path}.scale"), Row(f"{torch_name}.bias", f"{path}.bias")]
 
 
-def feedforward(config: GatedLMConfig | GateConfig, name: str, path: str = "") -> list[Row]:
+def feedforward(gate: GateConfig | None, name: str, path: str = "") -> list[Row]:
     """Rows of one block's feed-forward network; path: its name here, if it is another than in torch."""
     path = path or name
     both = lambda part: linear(f"{name}.{part}", f"{path}.{part}")
-    if config.unit == "mlp":
+    if gate is None:
         return [*both("up"), *both("down")]
-    maps = ("value", "reset", "update", "candidate") if config.unit == "paGRU" else ("value", "gate")
+    maps = ("value", "reset", "update", "candidate") if gate.unit == "paGRU" else ("value", "gate")
     rows = [row for m in maps for row in both(f"unit.{m}")] + both("down")
-    if config.unit == "paGRU":
+    if gate.unit == "paGRU":
         rows.append(Row(f"{name}.unit.recurrent", f"{path}.unit.recurrent"))
-    elif config.gate_norm:
+    elif gate.gate_norm:
         rows += norm(f"{name}.unit.norm", f"{path}.unit.norm.norm")
-    if config.unit == "paSwishU":
+    if gate.unit == "paSwishU":
         rows.append(Row(f"{name}.unit.beta", f"{path}.unit.beta"))
-    if config.alpha.kind == "learnable":
+    if gate.alpha.kind == "learnable":
         rows.append(Row(f"{name}.unit.alpha.shift", f"{path}.unit.shift"))
     return rows
 
@@ -36,7 +36,7 @@ def weight_map(config: GatedLMConfig) -> WeightMap:
     for i in range(config.layers):
         block = f"blocks.{i}"
         rows += [row for p in "qkvo" for row in linear(f"{block}.attention.{p}", f"{block}.attention.{p}")]
-        rows += feedforward(config, f"{block}.feedforward")
+        rows += feedforward(config.gate, f"{block}.feedforward")
         rows += norm(f"{block}.norm_attention", f"{block}.norm_attention")
         rows += norm(f"{block}.norm_feedforward", f"{block}.norm_feedforward")
     return WeightMap(rows)

@@ -26,10 +26,7 @@ def weight_map(config: ViTConfig) -> WeightMap:
     for i in range(config.layers):
         block = f"layers.{i}"
         rows += [row for p in "qkvo" for row in linear(f"{block}.attention.{p}", f"{block}.attention.{p}")]
-        if config.gate is None:
-            rows += [row for p in ("up", "down") for row in linear(f"{block}.feedforward.{p}", f"{block}.feedforward.{p}")]
-        else:
-            rows += feedforward(config.gate, f"{block}.feedforward")
+        rows += feedforward(config.gate, f"{block}.feedforward")
         rows += norm(f"{block}.norm_attention", f"{block}.norm_attention")
         rows += norm(f"{block}.norm_feedforward", f"{block}.norm_feedforward")
     return WeightMap(rows)

@@ -8,29 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from jaxsrc.models.gated_lm import GatedLMConfig
-from jaxsrc.modules.gated_feedforward import AnyUnit
-from torch_bridge.twins.gated_units import FeedForward, GatedFeedForward, alpha_point
-from torch_bridge.twins.parts import Attention, Tap, causal_mask, layer_norm, no_tap
-
-
-class Block(nn.Module):
-    """x + attention(norm(x)), then x + feedforward(norm(x))."""
-
-    def __init__(self, config: GatedLMConfig, progress: float):
-        super().__init__()
-        d = config.width
-        self.attention = Attention(d, config.heads)
-        if config.unit == "mlp":
-            self.feedforward: nn.Module = FeedForward(d, config.features)
-        else:
-            point = alpha_point(config.alpha, progress)
-            self.feedforward = GatedFeedForward(d, config.features, cast(AnyUnit, config.unit), point, config.gate_norm)
-        self.norm_attention, self.norm_feedforward = layer_norm(d), layer_norm(d)
-
-    def forward(self, x: Tensor, mask: Tensor, tap: Tap, name: str) -> Tensor:
-        x = tap(f"{name}.input", x)
-        x = tap(f"{name}.middle", x + self.attention(self.norm_attention(x), mask, tap, f"{name}.attention"))
-        return tap(f"{name}.output", x + self.feedforward(self.norm_feedforward(x), tap, f"{name}.feedforward"))
+from torch_bridge.twins.block import Block
+from torch_bridge.twins.parts import Tap, causal_mask, layer_norm, no_tap
 
 
 class GatedLMTwin(nn.Module):
@@ -43,7 +22,8 @@ class GatedLMTwin(nn.Module):
         super().__init__()
         self.tokens = nn.Embedding(config.vocabulary, config.width)
         self.positions = nn.Embedding(config.length, config.width)
-        self.blocks = nn.ModuleList([Block(config, progress) for _ in range(config.layers)])
+        make = lambda: Block(config.width, config.heads, config.features, config.gate, progress=progress)
+        self.blocks = nn.ModuleList([make() for _ in range(config.layers)])
         self.norm = layer_norm(config.width)
         self.register_buffer("mask", causal_mask(config.length), persistent=False)
         self.tap: Tap = no_tap

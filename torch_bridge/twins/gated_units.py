@@ -144,8 +144,10 @@ class FeedForward(nn.Module):
         return tap(f"{name}.out", self.down(tap(f"{name}.hidden", ACTIVATIONS[self.activation](self.up(x)))))
 
 
-def feedforward(gate: GateConfig | None, width: int, hidden: int, activation: Activation = "gelu") -> nn.Module:
-    """The plain network, or the gated one where a gate is asked for."""
+def feedforward(
+    gate: GateConfig | None, width: int, hidden: int, activation: Activation = "gelu", progress: float = 1.0
+) -> nn.Module:
+    """The plain network, or the gated one where a gate is asked for; progress: see `alpha_point`."""
     if gate is None:
         return FeedForward(width, hidden, activation)
-    return GatedFeedForward(width, hidden, gate.unit, alpha_point(gate.alpha, 1.0), gate.gate_norm)
+    return GatedFeedForward(width, hidden, gate.unit, alpha_point(gate.alpha, progress), gate.gate_norm)

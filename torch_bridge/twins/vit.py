@@ -6,28 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from jaxsrc.models.vit import ViTConfig
-from torch_bridge.twins.gated_units import feedforward
-from torch_bridge.twins.parts import Attention, Tap, layer_norm, no_tap
-
-
-class Block(nn.Module):
-    """pre: x + f(norm(x)); post: norm(x + f(x))."""
-
-    def __init__(self, config: ViTConfig):
-        super().__init__()
-        d = config.width
-        self.pre = config.norm == "pre"
-        self.attention = Attention(d, config.heads)
-        self.feedforward = feedforward(config.gate, d, config.hidden, config.activation)
-        self.norm_attention, self.norm_feedforward = layer_norm(d), layer_norm(d)
-
-    def forward(self, x: Tensor, tap: Tap, name: str) -> Tensor:
-        first, second = self.norm_attention, self.norm_feedforward
-        x = tap(f"{name}.input", x)
-        x = x + self.attention(first(x) if self.pre else x, None, tap, f"{name}.attention")
-        x = tap(f"{name}.middle", x if self.pre else first(x))
-        x = x + self.feedforward(second(x) if self.pre else x, tap, f"{name}.feedforward")
-        return tap(f"{name}.output", x if self.pre else second(x))
+from torch_bridge.twins.block import Block
+from torch_bridge.twins.parts import Tap, layer_norm, no_tap
 
 
 class Head(nn.Module):
@@ -54,7 +34,8 @@ class ViTTwin(nn.Module):
         if self.first:
             self.extra = nn.Parameter(torch.zeros(self.first, d))
         self.positions = nn.Parameter(torch.zeros(self.first + (side // size) ** 2, d))
-        self.layers = nn.ModuleList([Block(config) for _ in range(config.layers)])
+        make = lambda: Block(d, config.heads, config.hidden, config.gate, activation=config.activation, norm=config.norm)
+        self.layers = nn.ModuleList([make() for _ in range(config.layers)])
         self.head = Head(d, classes)
         self.tap: Tap = no_tap
 
@@ -65,6 +46,6 @@ class ViTTwin(nn.Module):
             x = torch.cat([self.extra.unsqueeze(0).expand(x.shape[0], -1, -1), x], 1)
         x = self.tap("embedding", x + self.positions)
         for i, layer in enumerate(self.layers):
-            x = layer(x, self.tap, f"layer{i}")
+            x = layer(x, None, self.tap, f"layer{i}")
         x = x[:, 0] if self.config.pooling == "class" else x[:, self.first :].mean(1)
         return self.tap("logits", self.head(self.tap("pooled", x)))
