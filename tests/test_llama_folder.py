@@ -14,7 +14,7 @@ from jaxsrc.llama_store import MANIFEST, open_store
 from jaxsrc.models.llama_config import read_config
 from tests.llamas import make
 from torch_bridge.llama import convert, export, load
-from torch_bridge.llama_folder import INDEX, KINDS, PIECE, finite, open_folder
+from torch_bridge.llama_folder import INDEX, KINDS, PIECE, WORKERS, finite, open_folder
 
 HEAD = "lm_head.weight"
 
@@ -190,14 +190,14 @@ def test_a_converted_folder_that_was_damaged_is_refused(source, tmp_path):
 
 
 def test_an_8b_folder_would_need_little_host_memory():
-    """Bar: at most 2.5 GB beyond the device. One tensor is held at a time, read once and copied once."""
+    """Bar: at most 2.5 GB beyond the device. Each of WORKERS threads holds one tensor, copied once."""
     from jaxsrc.models.llama import names
 
     config = read_config({"model_type": "llama", "vocab_size": 128256, "hidden_size": 4096, "intermediate_size": 14336,
         "num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 8}, "8B")  # fmt: skip
     sizes = [2 * int(np.prod(s)) for s in names(config).values()]
     assert config.parameters == 8_030_261_248 == sum(sizes) // 2
-    assert 2 * max(sizes) <= 2.5e9
+    assert sum(sorted(sizes)[-WORKERS:]) <= 2.5e9
 
 
 @pytest.mark.parametrize("kind", KINDS)
