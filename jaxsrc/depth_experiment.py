@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import zip_longest
 from typing import Annotated, Any, Literal
 
 import jax
@@ -23,6 +24,7 @@ from jaxsrc.depth_data import (
     DepthDataConfig,
     Pool,
     Track,
+    drill_pool,
     prompt_row,
     read_answer,
     rewrite_pools,
@@ -43,9 +45,10 @@ TEST_SEED = 10**6  # tests are drawn apart from training, and what training show
 @dataclass(frozen=True, kw_only=True)
 class DepthConfig:
     """track: direct answers, one text of all steps, or rewriting (mark, reduce, replace); loss: on every token or on the
-    answer's; batch: rows a step; reduce_batch, reduce_length: rows and tokens of single reductions a step, for rewriting;
-    short: tokens of the short rows of each kind (texts; or marks and reductions), a quarter as many longer ones come with them
-    (padding costs time), none for rows of one length; validate: expressions of each training depth that a validation solves."""
+    answer's; batch: rows a step; reduce_batch, reduce_length: rows and tokens of single reductions a step, of the rewrite track
+    and of the drills of the steps track; short: tokens of the short rows of each kind (texts or marks, then reductions), a
+    quarter as many longer ones come with them (padding costs time), rows have one length where it is left out; validate:
+    expressions of each training depth that a validation solves."""
 
     kind: Literal["depth"] = "depth"
     track: Track = "direct"
@@ -85,10 +88,14 @@ class DepthExperiment:
     def __init__(self, config: DepthConfig):
         check(config.data.sampler)
         self.config = config
-        if len(config.short) not in (0, len(self._kinds)):
+        if len(config.short) > len(self._kinds):
             raise UserError(
-                f"short: expected none or {len(self._kinds)} for the {config.track} track, got {len(config.short)}; "
+                f"short: expected at most {len(self._kinds)} for the {config.track} track, got {len(config.short)}; "
                 f"give tokens of the short rows of {' and '.join(self._kinds)}"
+            )
+        if config.track == "direct" and config.data.drills:
+            raise UserError(
+                f"data.drills: expected 0 for the direct track, got {config.data.drills}; set it so, or choose another track"
             )
         self.size = len(vocabulary(config.track))
         self._rewriters: dict[int, Rewriter] = {}
@@ -110,9 +117,10 @@ class DepthExperiment:
     def _kinds(self) -> dict[str, tuple[int, int]]:
         """(rows, tokens) of each kind of row."""
         c = self.config
-        if c.track != "rewrite":
-            return {"text": (c.batch, c.model.length)}
-        return {"marks": (c.batch, c.model.length), "reduce": (c.reduce_batch, c.reduce_length)}
+        texts, reductions = (c.batch, c.model.length), (c.reduce_batch, c.reduce_length)
+        if c.track == "rewrite":
+            return {"marks": texts, "reduce": reductions}
+        return {"text": texts, "drills": reductions} if c.data.drills else {"text": texts}
 
     @cached_property
     def pools(self) -> dict[str, Pool]:
@@ -121,17 +129,19 @@ class DepthExperiment:
             made = rewrite_pools(self.training, c.data, c.model.length, c.reduce_length)
         else:
             made = [sequence_pool(c.track, self.training, c.model.length, c.data.reverse)]
-        parts = [pool.split(n) for pool, n in zip(made, c.short, strict=True)] if c.short else [(pool,) for pool in made]
+            made += [drill_pool(c.data, c.reduce_length)] if c.data.drills else []
+        parts = [(pool,) if n is None else pool.split(n) for pool, n in zip_longest(made, c.short)]
         return dict(zip(self._parts, [pool for part in parts for pool in part], strict=True))
 
     @property
     def _parts(self) -> dict[str, tuple[int, int]]:
         """(rows, tokens) of each part of a batch."""
-        if not self.config.short:
-            return self._kinds
         found = {}
-        for (kind, (rows, tokens)), short in zip(self._kinds.items(), self.config.short, strict=True):
-            found |= {kind: (rows, short), f"{kind}_long": (max(rows // 4, 1), tokens)}
+        for (kind, (rows, tokens)), short in zip_longest(self._kinds.items(), self.config.short):
+            if short is None:
+                found[kind] = (rows, tokens)
+            else:
+                found |= {kind: (rows, short), f"{kind}_long": (max(rows // 4, 1), tokens)}
         return found
 
     @property
