@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import zip_longest
 from typing import Annotated, Any, Literal
 
 import jax
@@ -46,9 +45,9 @@ TEST_SEED = 10**6  # tests are drawn apart from training, and what training show
 class DepthConfig:
     """track: direct answers, one text of all steps, or rewriting (mark, reduce, replace); loss: on every token or on the
     answer's; batch: rows a step; reduce_batch, reduce_length: rows and tokens of single reductions a step, of the rewrite track
-    and of the drills of the steps track; short: tokens of the short rows of each kind (texts or marks, then reductions), a
-    quarter as many longer ones come with them (padding costs time), rows have one length where it is left out; validate:
-    expressions of each training depth that a validation solves."""
+    and of the drills of the steps track; short: of rewriting, tokens of the short rows of marks and reductions, a quarter as
+    many longer ones come with them (padding costs time); validate: expressions of each training depth that a validation
+    solves."""
 
     kind: Literal["depth"] = "depth"
     track: Track = "direct"
@@ -58,7 +57,7 @@ class DepthConfig:
     batch: Annotated[int, Field(ge=1)] = 32
     reduce_batch: Annotated[int, Field(ge=1)] = 64
     reduce_length: Annotated[int, Field(ge=8)] = 44
-    short: tuple[int, ...] = ()
+    short: tuple[int, int] = (32, 24)
     steps: Annotated[int, Field(ge=0)] = 3000
     validate: Annotated[int, Field(ge=0)] = 32
 
@@ -88,11 +87,6 @@ class DepthExperiment:
     def __init__(self, config: DepthConfig):
         check(config.data.sampler)
         self.config = config
-        if len(config.short) > len(self._kinds):
-            raise UserError(
-                f"short: expected at most {len(self._kinds)} for the {config.track} track, got {len(config.short)}; "
-                f"give tokens of the short rows of {' and '.join(self._kinds)}"
-            )
         if config.track == "direct" and config.data.drills:
             raise UserError(
                 f"data.drills: expected 0 for the direct track, got {config.data.drills}; set it so, or choose another track"
@@ -113,35 +107,27 @@ class DepthExperiment:
     def training(self) -> list[Expression]:
         return training_expressions(self.config.data)
 
-    @property
-    def _kinds(self) -> dict[str, tuple[int, int]]:
-        """(rows, tokens) of each kind of row."""
-        c = self.config
-        texts, reductions = (c.batch, c.model.length), (c.reduce_batch, c.reduce_length)
-        if c.track == "rewrite":
-            return {"marks": texts, "reduce": reductions}
-        return {"text": texts, "drills": reductions} if c.data.drills else {"text": texts}
-
     @cached_property
     def pools(self) -> dict[str, Pool]:
         c = self.config
         if c.track == "rewrite":
             made = rewrite_pools(self.training, c.data, c.model.length, c.reduce_length)
+            pools = [part for pool, n in zip(made, c.short, strict=True) for part in pool.split(n)]
         else:
-            made = [sequence_pool(c.track, self.training, c.model.length, c.data.reverse)]
-            made += [drill_pool(c.data, c.reduce_length)] if c.data.drills else []
-        parts = [(pool,) if n is None else pool.split(n) for pool, n in zip_longest(made, c.short)]
-        return dict(zip(self._parts, [pool for part in parts for pool in part], strict=True))
+            pools = [sequence_pool(c.track, self.training, c.model.length, c.data.reverse)]
+            pools += [drill_pool(c.data, c.reduce_length)] if c.data.drills else []
+        return dict(zip(self._parts, pools, strict=True))
 
     @property
     def _parts(self) -> dict[str, tuple[int, int]]:
         """(rows, tokens) of each part of a batch."""
+        c = self.config
+        texts, reductions = (c.batch, c.model.length), (c.reduce_batch, c.reduce_length)
+        if c.track != "rewrite":
+            return {"text": texts, "drills": reductions} if c.data.drills else {"text": texts}
         found = {}
-        for (kind, (rows, tokens)), short in zip_longest(self._kinds.items(), self.config.short):
-            if short is None:
-                found[kind] = (rows, tokens)
-            else:
-                found |= {kind: (rows, short), f"{kind}_long": (max(rows // 4, 1), tokens)}
+        for kind, (rows, tokens), short in (("marks", texts, c.short[0]), ("reduce", reductions, c.short[1])):
+            found |= {kind: (rows, short), f"{kind}_long": (max(rows // 4, 1), tokens)}
         return found
 
     @property
