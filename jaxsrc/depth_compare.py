@@ -29,7 +29,8 @@ def label(run: Path, found: dict) -> str:
     chosen = configuration.read_yaml((run / "config.yaml").read_text(), str(run))["experiment"]
     data, loops = chosen["data"], chosen["model"]["loops"]
     sampler = data["sampler"]
-    drawn = f"numbers to {sampler['numbers']}, values within {sampler['limit']}, {data['examples']} examples"
+    few, many = sampler["operands"]
+    drawn = f"{few}-{many} numbers to {sampler['numbers']}, values within {sampler['limit']}, {data['examples']} examples"
     about = drawn if data["source"] == "sampled" else "the study's data" if data["source"] == "study" else data["source"]
     repeated = f", layers {loops} times" if loops > 1 else ""
     return f"{found['track']}{repeated}, trained on {found['trained']} ({about}; step {found['step']})"
