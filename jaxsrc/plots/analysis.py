@@ -62,7 +62,7 @@ def attention(patterns: dict[str, Float[np.ndarray, "h n n"]], tokens: Sequence[
 @style.look()
 def lines(series: Mapping[str, Sequence[float]], places: Sequence[str], path: Path, *, title: str, unit: str) -> Path:
     """A few series over named places, such as layers."""
-    figure = style.blank(1.5 + 0.7 * len(places), 3.4)
+    figure = style.blank(1.5 + 0.7 * len(places), 3.4 + 0.1 * len(series))
     figure.set_layout_engine("constrained")
     axes = figure.add_subplot()
     looks = [*style.MODEL_STYLES, *style.BASELINE_STYLES]
@@ -71,6 +71,6 @@ def lines(series: Mapping[str, Sequence[float]], places: Sequence[str], path: Pa
     axes.set_xticks(range(len(places)), list(places), rotation=60, fontsize=7)
     axes.set_ylabel(unit)
     axes.set_title(title)
-    axes.legend(fontsize=7)
+    figure.legend(loc="outside lower left", ncols=2, fontsize=7)
     style.tidy(axes)
     return style.save(figure, path)[0]
