@@ -18,10 +18,8 @@ def load(run: Path) -> dict:
     try:
         found = json.loads((run / "depth_evaluation.json").read_text())
     except (OSError, ValueError):
-        found = None
-    if not isinstance(found, dict) or "learned" not in found:
-        raise UserError(f"expected an evaluated depth run, got {run}; first: python -m jaxsrc.evaluate {run}")
-    return found | {"learned": [tuple(point) for point in found["learned"]]}
+        raise UserError(f"expected an evaluated depth run, got {run}; first: python -m jaxsrc.evaluate {run}") from None
+    return found | {"learned": [tuple(point) for point in found.get("learned", [])]}  # older evaluations have none
 
 
 def label(run: Path, found: dict) -> str:

@@ -46,7 +46,7 @@ def learning_curve(series: Mapping[str, Sequence[Sequence[tuple[int, int | float
             rows, shares = zip(*run, strict=True)
             label = "_" * (i > 0) + name  # one line of the legend a track
             axes.plot(rows, [100 * s for s in shares], label=label, color=look.color, marker=look.marker, ls=look.dash, ms=4)
-    axes.set_xlabel("training rows seen (rewriting: single readings)")
+    axes.set_xlabel("training rows seen, drills too (rewriting: single readings)")
     axes.set_ylabel("greedy exact match, trained depths, %")
     axes.set_ylim(0, 103)
     figure.legend(loc="outside lower left", fontsize=8)
