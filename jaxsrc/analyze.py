@@ -48,9 +48,6 @@ class Case:
     def subject(self) -> Subject:
         return self.material.subject
 
-    def picture(self, name: str, path: Path) -> None:
-        self.report.picture(name, path)
-
 
 def material_of(opened: OpenRun, run: Path) -> Material:
     """UserError for a run whose model is no transformer."""
@@ -91,7 +88,7 @@ def ablate(case: Case) -> None:
             path = case.out / "pictures" / f"ablate_{method}_{what.replace(' ', '_')}.png"
             title = f"{what} without the unit ({method})"
             made = pictures.grid(table.reshape(shape), case.subject.names, columns, path, title=title, unit=unit, signed=True)
-            case.picture(f"ablation, {method}: {what}", made)
+            case.report.picture(f"ablation, {method}: {what}", made)
 
 
 def probe(case: Case) -> None:
@@ -114,7 +111,7 @@ def probe(case: Case) -> None:
         series |= {k.removeprefix("test: "): [100 * v] * streams for k, v in controls.items() if k.startswith("test")}
         path = case.out / "pictures" / f"probe_{'binary' if binary else 'exact'}.png"
         places = [r[0] for r in lines[:streams]]
-        case.picture(f"probe, {name}", pictures.lines(series, places, path, title=f"probes of {name}", unit="accuracy, %"))
+        case.report.picture(f"probe, {name}", pictures.lines(series, places, path, title=f"probes of {name}", unit="accuracy, %"))
     erased = probing.erase(case.subject, case.params, fitted[0], case.material.scored(case.items).rows)
     case.report.table("probe: depth directions erased", probing.ERASED, erased)
 
@@ -126,7 +123,7 @@ def patch(case: Case) -> None:
     path = case.out / "pictures" / "patch.png"
     title = f"share recovered, {found.pairs} pairs like {pairs.name}"
     made = pictures.grid(found.recovered, found.stages, pairs.tokens, path, title=title, unit="share", signed=True)
-    case.picture("activation patching", made)
+    case.report.picture("activation patching", made)
     best = np.argsort(-found.recovered.ravel())[:12]
     at = [np.unravel_index(i, found.recovered.shape) for i in best]
     rows = [[found.stages[i], f"{j}: {pairs.tokens[j]}", float(found.recovered[i, j])] for i, j in at]
@@ -142,14 +139,14 @@ def lens(case: Case) -> None:
     made = pictures.lines(
         {"right": list(100 * found.right)}, found.stages, path, title="logit lens", unit="asked tokens right, %"
     )
-    case.picture("logit lens", made)
+    case.report.picture("logit lens", made)
 
 
 def attention(case: Case) -> None:
     """Where every head looks, on one nested text."""
     rows, tokens, text = case.material.shown()
     found = {n: v[0] for n, v in lenses.patterns(case.subject, case.params, rows).items()}
-    case.picture(f"attention on {text}", pictures.attention(found, tokens, case.out / "pictures" / "attention.png"))
+    case.report.picture(f"attention on {text}", pictures.attention(found, tokens, case.out / "pictures" / "attention.png"))
     case.report.note(f"attention on {text}: {case.out / 'pictures' / 'attention.png'}")
 
 

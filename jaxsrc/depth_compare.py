@@ -18,10 +18,8 @@ def load(run: Path) -> dict:
     try:
         found = json.loads((run / "depth_evaluation.json").read_text())
     except (OSError, ValueError):
-        found = None
-    if not isinstance(found, dict) or "learned" not in found:
-        raise UserError(f"expected an evaluated depth run, got {run}; first: python -m jaxsrc.evaluate {run}")
-    return found | {"learned": [tuple(point) for point in found["learned"]]}
+        raise UserError(f"expected an evaluated depth run, got {run}; first: python -m jaxsrc.evaluate {run}") from None
+    return found | {"learned": [tuple(point) for point in found.get("learned", [])]}  # older evaluations have none
 
 
 def label(run: Path, found: dict) -> str:
@@ -29,7 +27,8 @@ def label(run: Path, found: dict) -> str:
     chosen = configuration.read_yaml((run / "config.yaml").read_text(), str(run))["experiment"]
     data, loops = chosen["data"], chosen["model"]["loops"]
     sampler = data["sampler"]
-    drawn = f"numbers to {sampler['numbers']}, values within {sampler['limit']}, {data['examples']} examples"
+    few, many = sampler["operands"]
+    drawn = f"{few}-{many} numbers to {sampler['numbers']}, values within {sampler['limit']}, {data['examples']} examples"
     about = drawn if data["source"] == "sampled" else "the study's data" if data["source"] == "study" else data["source"]
     repeated = f", layers {loops} times" if loops > 1 else ""
     return f"{found['track']}{repeated}, trained on {found['trained']} ({about}; step {found['step']})"

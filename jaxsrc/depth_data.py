@@ -12,7 +12,7 @@ import numpy as np
 from pydantic import Field
 
 from jaxsrc.data.expression_sampler import SamplerConfig, sample_many
-from jaxsrc.data.expression_steps import chain, drill, outline, reduced
+from jaxsrc.data.expression_steps import chain, drill, next_step, outline, reduced
 from jaxsrc.data.expression_study import study_data
 from jaxsrc.data.expression_text import BOS, EOS, REWRITE, STUDY, Vocabulary, pad, reverse_numbers
 from jaxsrc.data.expressions import Expression, read
@@ -26,8 +26,8 @@ Batch = dict[str, np.ndarray]
 @dataclass(frozen=True, kw_only=True)
 class DepthDataConfig:
     """source: 'study' (its 2000 expressions), 'sampled', or the path of a JSON lines file; examples, seed: of the sample;
-    drills: single reductions beside those of the examples, of up to drill_digits digits; reverse: answers of the direct track
-    with their units first."""
+    drills: single reductions beside the examples, of up to drill_digits digits, for the steps and rewrite tracks; reverse:
+    answers of the direct track with their units first."""
 
     source: str = "sampled"
     examples: Annotated[int, Field(ge=1)] = 20_000
@@ -121,6 +121,18 @@ def sequence_pool(track: Track, items: Sequence[Expression], length: int, revers
     return _next_tokens(prompts, answers, length)
 
 
+def drill_sites(config: DepthDataConfig) -> list[str]:
+    """Random pairs of numbers with an operator."""
+    rng = random.Random(f"drills {config.seed}")
+    return [drill(rng, config.drill_digits, config.sampler.limit) for _ in range(config.drills)]
+
+
+def drill_pool(config: DepthDataConfig, length: int) -> Pool:
+    """Drills of the steps track: a pair of numbers, then its value at one go."""
+    steps = [step for site in drill_sites(config) if (step := next_step(site)) is not None]
+    return _next_tokens([reduce_prompt(s.site) for s in steps], [reduce_answer(s.result) for s in steps], length)
+
+
 def rewrite_pools(items: Sequence[Expression], config: DepthDataConfig, length: int, reduce_length: int) -> tuple[Pool, Pool]:
     """Marks on every text of every chain that fits; every reduction of the chains once, and the drills.
 
@@ -136,11 +148,7 @@ def rewrite_pools(items: Sequence[Expression], config: DepthDataConfig, length: 
             once[step.site.strip("()")] = step.new
         ends = [s.result for s in steps if s.new != s.result] + [outline(item.text)[-1]]
         texts += [(locate_row(e), locate_labels(e)) for e in ends]
-    sites = list(once.items())
-    rng = random.Random(f"drills {config.seed}")
-    for _ in range(config.drills):
-        site = drill(rng, config.drill_digits, config.sampler.limit)
-        sites.append((site, reduced(site)))
+    sites = [*once.items(), *((site, reduced(site)) for site in drill_sites(config))]
     marks = Pool(pad([t for t, _ in texts], length), pad([m for _, m in texts], length), np.zeros(len(texts), np.int64))
     fitting = [(p, a) for s, n in sites if len(p := reduce_prompt(s)) + len(a := reduce_answer(n)) <= reduce_length + 1]
     if not texts or not fitting:

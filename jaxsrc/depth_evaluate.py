@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from jaxsrc.data.expression_study import entropy, study_data
+from jaxsrc.data.expression_study import entropy, predicted, study_data
 from jaxsrc.data.expression_text import EOS
 from jaxsrc.data.expressions import Expression, overlap, read
 from jaxsrc.depth_data import answer_row, prompt_row, sequence_pool
@@ -170,7 +170,7 @@ def teacher_forced_table(report: Report, experiment: DepthExperiment, params: Py
         rows,
     )
     if experiment.config.data.source == "study":
-        tokens = np.mean([len(e.text) + 3 + len(str(e.result)) + 1 for e in experiment.training])
+        tokens = predicted(experiment.training)
         report.note(
             f"no model can have less than {entropy() / tokens:.3f} nats a token on fresh expressions of the study: "
             f"{entropy():.1f} nats are drawn at random for each, over {tokens:.1f} tokens"

@@ -23,6 +23,7 @@ from jaxsrc.depth_data import (
     DepthDataConfig,
     Pool,
     Track,
+    drill_pool,
     prompt_row,
     read_answer,
     rewrite_pools,
@@ -43,9 +44,10 @@ TEST_SEED = 10**6  # tests are drawn apart from training, and what training show
 @dataclass(frozen=True, kw_only=True)
 class DepthConfig:
     """track: direct answers, one text of all steps, or rewriting (mark, reduce, replace); loss: on every token or on the
-    answer's; batch: rows a step; reduce_batch, reduce_length: rows and tokens of single reductions a step, for rewriting;
-    short: tokens of the short rows of each kind (texts; or marks and reductions), a quarter as many longer ones come with them
-    (padding costs time), none for rows of one length; validate: expressions of each training depth that a validation solves."""
+    answer's; batch: rows a step; reduce_batch, reduce_length: rows and tokens of single reductions a step, of the rewrite track
+    and of the drills of the steps track; short: of rewriting, tokens of the short rows of marks and reductions, a quarter as
+    many longer ones come with them (padding costs time); validate: expressions of each training depth that a validation
+    solves."""
 
     kind: Literal["depth"] = "depth"
     track: Track = "direct"
@@ -55,7 +57,7 @@ class DepthConfig:
     batch: Annotated[int, Field(ge=1)] = 32
     reduce_batch: Annotated[int, Field(ge=1)] = 64
     reduce_length: Annotated[int, Field(ge=8)] = 44
-    short: tuple[int, ...] = ()
+    short: tuple[int, int] = (32, 24)
     steps: Annotated[int, Field(ge=0)] = 3000
     validate: Annotated[int, Field(ge=0)] = 32
 
@@ -85,10 +87,9 @@ class DepthExperiment:
     def __init__(self, config: DepthConfig):
         check(config.data.sampler)
         self.config = config
-        if len(config.short) not in (0, len(self._kinds)):
+        if config.track == "direct" and config.data.drills:
             raise UserError(
-                f"short: expected none or {len(self._kinds)} for the {config.track} track, got {len(config.short)}; "
-                f"give tokens of the short rows of {' and '.join(self._kinds)}"
+                f"data.drills: expected 0 for the direct track, got {config.data.drills}; set it so, or choose another track"
             )
         self.size = len(vocabulary(config.track))
         self._rewriters: dict[int, Rewriter] = {}
@@ -106,31 +107,26 @@ class DepthExperiment:
     def training(self) -> list[Expression]:
         return training_expressions(self.config.data)
 
-    @property
-    def _kinds(self) -> dict[str, tuple[int, int]]:
-        """(rows, tokens) of each kind of row."""
-        c = self.config
-        if c.track != "rewrite":
-            return {"text": (c.batch, c.model.length)}
-        return {"marks": (c.batch, c.model.length), "reduce": (c.reduce_batch, c.reduce_length)}
-
     @cached_property
     def pools(self) -> dict[str, Pool]:
         c = self.config
         if c.track == "rewrite":
             made = rewrite_pools(self.training, c.data, c.model.length, c.reduce_length)
+            pools = [part for pool, n in zip(made, c.short, strict=True) for part in pool.split(n)]
         else:
-            made = [sequence_pool(c.track, self.training, c.model.length, c.data.reverse)]
-        parts = [pool.split(n) for pool, n in zip(made, c.short, strict=True)] if c.short else [(pool,) for pool in made]
-        return dict(zip(self._parts, [pool for part in parts for pool in part], strict=True))
+            pools = [sequence_pool(c.track, self.training, c.model.length, c.data.reverse)]
+            pools += [drill_pool(c.data, c.reduce_length)] if c.data.drills else []
+        return dict(zip(self._parts, pools, strict=True))
 
     @property
     def _parts(self) -> dict[str, tuple[int, int]]:
         """(rows, tokens) of each part of a batch."""
-        if not self.config.short:
-            return self._kinds
+        c = self.config
+        texts, reductions = (c.batch, c.model.length), (c.reduce_batch, c.reduce_length)
+        if c.track != "rewrite":
+            return {"text": texts, "drills": reductions} if c.data.drills else {"text": texts}
         found = {}
-        for (kind, (rows, tokens)), short in zip(self._kinds.items(), self.config.short, strict=True):
+        for kind, (rows, tokens), short in (("marks", texts, c.short[0]), ("reduce", reductions, c.short[1])):
             found |= {kind: (rows, short), f"{kind}_long": (max(rows // 4, 1), tokens)}
         return found
 

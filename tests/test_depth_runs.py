@@ -19,7 +19,7 @@ TINY = [
 ]
 
 
-ABOUT = "rewrite, trained on 0-2 (numbers to 99, values within 99999999, 60 examples; step 4)"
+ABOUT = "rewrite, trained on 0-2 (2-12 numbers to 99, values within 99999999, 60 examples; step 4)"
 WORDS = ("accuracy", "probes", "loss")
 
 

@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 from sklearn.linear_model import LogisticRegression, Ridge
 
-from jaxsrc.analysis.depth_subject import characters_of, depth_rows, depth_subject
+from jaxsrc.analysis.depth_subject import characters_of, depth_rows, depth_subject, matched
 from jaxsrc.analysis.lens import contributions
-from jaxsrc.analysis.patch import matched, patch
+from jaxsrc.analysis.patch import patch
 from jaxsrc.analysis.probe import logistic, look_up, probe_sites, ridge
 from jaxsrc.analysis.probing import by_expression, erase, probe_depth
 from jaxsrc.data.expressions import expression

@@ -1,7 +1,8 @@
-"""The depth transformer as a subject of analysis: its pieces, its rows, its characters."""
+"""The depth transformer as a subject of analysis: its pieces, its rows, its characters, its matched pairs."""
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,9 +14,10 @@ from jaxtyping import Int
 from jaxsrc.analysis.probing import Characters, chosen_characters
 from jaxsrc.analysis.subject import Rows, Subject, blocks_of
 from jaxsrc.data.expression_text import PAD, pad
-from jaxsrc.data.expressions import Expression
+from jaxsrc.data.expressions import Expression, expression
 from jaxsrc.depth_data import answer_row, prompt_row, vocabulary
 from jaxsrc.depth_experiment import DepthExperiment
+from jaxsrc.errors import UserError
 from jaxsrc.models.depth_transformer import DepthTransformer
 from jaxsrc.modules.attention import Kind
 from jaxsrc.rewriting import locate_labels, locate_row
@@ -80,3 +82,26 @@ def characters_of(experiment: DepthExperiment, items: Sequence[Expression], bina
         where[i, 1 : len(item.text) + 1] = True
     labels = np.array([int(d > 0) if binary else d for item in items for d in item.depth])
     return chosen_characters(rows, where, labels, classes)
+
+
+def matched(items: Sequence[Expression], count: int, seed: int = 0) -> list[tuple[Expression, Expression]]:
+    """Pairs of expressions of one shape (the same characters but for one digit or operator): of the commonest shape.
+
+    Errors: UserError where fewer than two share a shape.
+    """
+    rng = random.Random(seed)
+    shape = lambda e: "".join("d" if c.isdigit() else "o" if c in "+-*" else c for c in e.text)
+    by_shape: dict[str, list[Expression]] = {}
+    for item in items:
+        by_shape.setdefault(shape(item), []).append(item)
+    common = max(by_shape.values(), key=len)
+    if len(common) < 2:
+        raise UserError("expected at least two expressions of one shape, got none; analyse more items (--items)")
+    places = [i for i, c in enumerate(common[0].text) if c.isdigit() or c in "+-*"]
+    at = rng.choice([i for i in places if not common[0].text[i].isdigit()] or places)  # one place for all pairs
+    pairs = []
+    for item in common[:count]:
+        others = "+-*" if item.text[at] in "+-*" else "123456789"
+        other = rng.choice([c for c in others if c != item.text[at]])
+        pairs.append((item, expression(item.text[:at] + other + item.text[at + 1 :])))
+    return pairs

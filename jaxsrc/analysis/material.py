@@ -10,8 +10,7 @@ import jax
 import numpy as np
 from jaxtyping import Bool
 
-from jaxsrc.analysis.depth_subject import characters, characters_of, depth_rows, depth_subject
-from jaxsrc.analysis.patch import matched
+from jaxsrc.analysis.depth_subject import characters, characters_of, depth_rows, depth_subject, matched
 from jaxsrc.analysis.probing import Characters
 from jaxsrc.analysis.subject import Rows, Subject
 from jaxsrc.data.expression_study import study_data

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import random
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import jax
@@ -12,33 +10,9 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from jaxsrc.analysis.subject import Rows, Subject
-from jaxsrc.data.expressions import Expression, expression
 from jaxsrc.errors import UserError
 from jaxsrc.modules.taps import Taps
 from jaxsrc.protocol import PyTree
-
-
-def matched(items: Sequence[Expression], count: int, seed: int = 0) -> list[tuple[Expression, Expression]]:
-    """Pairs of expressions of one shape (the same characters but for one digit or operator): of the commonest shape.
-
-    Errors: UserError where fewer than two share a shape.
-    """
-    rng = random.Random(seed)
-    shape = lambda e: "".join("d" if c.isdigit() else "o" if c in "+-*" else c for c in e.text)
-    by_shape: dict[str, list[Expression]] = {}
-    for item in items:
-        by_shape.setdefault(shape(item), []).append(item)
-    common = max(by_shape.values(), key=len)
-    if len(common) < 2:
-        raise UserError("expected at least two expressions of one shape, got none; analyse more items (--items)")
-    places = [i for i, c in enumerate(common[0].text) if c.isdigit() or c in "+-*"]
-    at = rng.choice([i for i in places if not common[0].text[i].isdigit()] or places)  # one place for all pairs
-    pairs = []
-    for item in common[:count]:
-        others = "+-*" if item.text[at] in "+-*" else "123456789"
-        other = rng.choice([c for c in others if c != item.text[at]])
-        pairs.append((item, expression(item.text[:at] + other + item.text[at + 1 :])))
-    return pairs
 
 
 @dataclass(frozen=True)

@@ -121,17 +121,17 @@ def probe_depth(
                 percent(untrained[2][i]),
             ]
         )
-    token, both = a.token.tolist(), list(zip(a.token.tolist(), a.place.tolist(), strict=True))
-    controls = {}
-    for name, part in (("test", b), ("deeper", c)):
-        tokens = part.token.tolist()
-        pairs = list(zip(tokens, part.place.tolist(), strict=True))
-        controls[f"{name}: majority"] = float(
-            (look_up([0] * len(token), a.labels, [0] * len(tokens), classes) == part.labels).mean()
-        )
-        controls[f"{name}: token"] = float((look_up(token, a.labels, tokens, classes) == part.labels).mean())
-        controls[f"{name}: token and position"] = float((look_up(both, a.labels, pairs, classes) == part.labels).mean())
-    return lines, controls
+    return lines, {f"{n}: {k}": v for n, part in (("test", b), ("deeper", c)) for k, v in tables(a, part, classes).items()}
+
+
+def tables(fitted: Characters, part: Characters, classes: int) -> dict[str, float]:
+    """Accuracy on a part of what knows no model: the commonest label, a table of tokens, a table of tokens and positions."""
+    keys = {
+        "majority": lambda c: [0] * len(c.labels),
+        "token": lambda c: c.token.tolist(),
+        "token and position": lambda c: list(zip(c.token.tolist(), c.place.tolist(), strict=True)),
+    }
+    return {n: float((look_up(key(fitted), fitted.labels, key(part), classes) == part.labels).mean()) for n, key in keys.items()}
 
 
 def projected(x: Array, basis: Float[Array, "d k"]) -> Array:

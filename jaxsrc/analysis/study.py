@@ -10,10 +10,10 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from jaxsrc.analysis.depth_subject import characters_of, depth_rows
-from jaxsrc.analysis.probe import look_up, probe_sites
-from jaxsrc.analysis.probing import Characters, features, sites
+from jaxsrc.analysis.probe import probe_sites
+from jaxsrc.analysis.probing import Characters, features, sites, tables
 from jaxsrc.analysis.subject import Rows, Subject, score
-from jaxsrc.data.expression_study import entropy, study_data
+from jaxsrc.data.expression_study import entropy, predicted, study_data
 from jaxsrc.data.expression_text import EOS, PAD
 from jaxsrc.data.expressions import Expression
 from jaxsrc.depth_experiment import DepthExperiment
@@ -86,14 +86,6 @@ def _probed(subject: Subject, params: PyTree, fit: Characters, test: Characters,
     return found
 
 
-def controls(fit: Characters, test: Characters) -> tuple[float, float]:
-    """Share right of a table of token and position, and of the commonest label."""
-    key = lambda c: list(zip(c.token.tolist(), c.place.tolist(), strict=True))
-    table = look_up(key(fit), fit.labels, key(test), 2) == test.labels
-    common = look_up([0] * len(fit.labels), fit.labels, [0] * len(test.labels), 2) == test.labels
-    return float(table.mean()), float(common.mean())
-
-
 def probed_sets(experiment: DepthExperiment) -> tuple[Characters, Characters]:
     """Characters that the study's probes are fitted to and tested on: of its expressions with parentheses."""
     data = study_data()
@@ -104,16 +96,15 @@ def probed_sets(experiment: DepthExperiment) -> tuple[Characters, Characters]:
 def probes(experiment: DepthExperiment, subject: Subject, params: PyTree, untrained: PyTree) -> list[list]:
     """Lines of PROBES."""
     fit, test = probed_sets(experiment)
-    table, common = controls(fit, test)
+    controls = tables(fit, test, 2)
     last = subject.names[-1]
     names = {f"{HEAD[0]}.head{HEAD[1]}": ("L2-H2", "89.16"), f"{last} stream": (f"residual stream after {last}", "99.91")}
     shares = zip(*(_probed(subject, p, fit, test, list(names)) for p in (params, untrained)), strict=True)
-    cells = [[f"{100 * v:.2f}" for v in (*pair, table, common)] for pair in shares]
+    cells = [[f"{100 * v:.2f}" for v in (*pair, controls["token and position"], controls["majority"])] for pair in shares]
     return [[shown, theirs, *row] for (shown, theirs), row in zip(names.values(), cells, strict=True)]
 
 
 def losses(experiment: DepthExperiment, subject: Subject, params: PyTree) -> list[list]:
     """The line of LOSS: nats a token, every token counted."""
     found = foreseen(subject, params, depth_rows(experiment, study_data().val))[2]
-    tokens = np.mean([len(e.text) + 3 + len(str(e.result)) + 1 for e in experiment.training])
-    return [["nats a token", "0.2143", f"{found:.4f}", f"{entropy() / tokens:.3f}"]]
+    return [["nats a token", "0.2143", f"{found:.4f}", f"{entropy() / predicted(experiment.training):.3f}"]]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -79,6 +80,11 @@ def entropy() -> float:
             numbers, operators = count * math.log(NUMBERS[1]), (count - 1) * math.log(len(OPERATORS))
             total += (2 * math.log(3) + math.log(len(TEMPLATES[depth][count])) + numbers + operators) / 9
     return total
+
+
+def predicted(items: Sequence[Expression]) -> float:
+    """Tokens of an expression that are predicted, on average: its characters, " = ", the result and EOS."""
+    return sum(len(e.text) + 3 + len(str(e.result)) + 1 for e in items) / len(items)
 
 
 def _next(rng: random.Random, parens: bool) -> str:

@@ -11,9 +11,11 @@ from jaxsrc.plots import style
 from jaxsrc.scoring import wilson
 
 
+@style.look()
 def depth_curve(series: Mapping[str, Mapping[int, tuple[int, int]]], path: Path) -> Path:
     """Share exactly right by depth, one line a run or track, Wilson intervals as bars; depth -> (right, items)."""
-    figure = style.blank(6.5, 3.8)
+    figure = style.blank(6.5, 3.8 + 0.2 * len(series))
+    figure.set_layout_engine("constrained")
     axes = figure.add_subplot()
     for (name, counts), look in zip(series.items(), [*style.MODEL_STYLES, *style.BASELINE_STYLES], strict=False):
         depths = sorted(counts)
@@ -28,33 +30,37 @@ def depth_curve(series: Mapping[str, Mapping[int, tuple[int, int]]], path: Path)
     axes.set_xlabel("depth of the parentheses")
     axes.set_ylabel("greedy exact match, %")
     axes.set_ylim(0, 103)
-    axes.legend(loc="lower left")
+    figure.legend(loc="outside lower left", fontsize=8)
     style.tidy(axes)
     return style.save(figure, path)[0]
 
 
+@style.look()
 def learning_curve(series: Mapping[str, Sequence[Sequence[tuple[int, int | float]]]], path: Path) -> Path:
     """Share exactly right by training rows seen, one look a track, one line a run; (rows, share)."""
-    figure = style.blank(6.5, 3.8)
+    figure = style.blank(6.5, 3.8 + 0.2 * len(series))
+    figure.set_layout_engine("constrained")
     axes = figure.add_subplot()
     for (name, runs), look in zip(series.items(), [*style.MODEL_STYLES, *style.BASELINE_STYLES], strict=False):
         for i, run in enumerate(runs):
             rows, shares = zip(*run, strict=True)
             label = "_" * (i > 0) + name  # one line of the legend a track
             axes.plot(rows, [100 * s for s in shares], label=label, color=look.color, marker=look.marker, ls=look.dash, ms=4)
-    axes.set_xlabel("training rows seen (rewriting: single readings)")
+    axes.set_xlabel("training rows seen, drills too (rewriting: single readings)")
     axes.set_ylabel("greedy exact match, trained depths, %")
     axes.set_ylim(0, 103)
-    axes.legend(loc="best")
+    figure.legend(loc="outside lower left", fontsize=8)
     style.tidy(axes)
     return style.save(figure, path)[0]
 
 
+@style.look()
 def length_grid(grid: Mapping[tuple[int, int], tuple[int, int]], path: Path) -> Path:
     """Share exactly right by depth (rows) and count of numbers (columns), with the number of items in every cell."""
     depths, lengths = sorted({d for d, _ in grid}), sorted({n for _, n in grid})
     shares = np.full((len(depths), len(lengths)), np.nan)
     figure = style.blank(1.2 + 0.62 * len(lengths), 1.2 + 0.42 * len(depths))
+    figure.set_layout_engine("constrained")
     axes = figure.add_subplot()
     for (d, n), (hits, total) in grid.items():
         i, j = depths.index(d), lengths.index(n)
