@@ -37,7 +37,7 @@ def _identity(resolved: dict) -> dict:
 
 
 def _filled(saved: dict) -> dict:
-    """A saved configuration with today's defaults for keys that came after it; as it is where it no longer reads."""
+    """A configuration with today's defaults for keys that it was saved without; as it is where it does not read."""
     from jaxsrc.experiment import RunConfig
 
     try:
@@ -51,8 +51,8 @@ def check_folder(run: Path, resolved: dict) -> None:
     path = run / "config.yaml"
     if not path.exists():
         return
-    there = _filled(configuration.read_yaml(path.read_text(), str(path)) or {})
-    found = configuration.differences(_identity(resolved), _identity(there))
+    here, there = _filled(resolved), _filled(configuration.read_yaml(path.read_text(), str(path)) or {})
+    found = configuration.differences(_identity(here), _identity(there))
     if found:
         more = f" (and {len(found) - 6} more)" if len(found) > 6 else ""
         raise UserError(
