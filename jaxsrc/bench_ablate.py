@@ -15,7 +15,6 @@ from jaxsrc.feature_cache import Change
 from jaxsrc.hybrid_experiment import HybridConfig, HybridExperiment
 from jaxsrc.models.grid_decoder import Conditioning
 from jaxsrc.plan import Plan
-from jaxsrc.protocol import PyTree
 from jaxsrc.train import run
 
 ARMS: dict[str, tuple[Conditioning, Change]] = {
@@ -59,14 +58,6 @@ def _line(name: str, training: list[str], validation: list[str], seconds: str) -
     ]
 
 
-def _rows(experiment: HybridExperiment, params: PyTree) -> tuple[list[list[str]], list[list[str]]]:
-    problems = experiment.problems
-    return (
-        hybrid_evaluate.rows(experiment, params, 0, problems.training),
-        hybrid_evaluate.rows(experiment, params, problems.training, len(problems.tasks)),
-    )
-
-
 def measure(config: RunConfig, steps: int, out: Path, say: Callable[[str], None], arms: tuple[str, ...] = ()) -> list[list[str]]:
     """Train every arm from one seed on the same data (again: it goes on), and score all beside the baselines."""
     found: list[list[str]] = []
@@ -81,7 +72,11 @@ def measure(config: RunConfig, steps: int, out: Path, say: Callable[[str], None]
         _, state = run(plan, out / chosen.name, quiet=True)
         seconds = time.monotonic() - start
         experiment.take(state.carry)
-        training, validation = _rows(experiment, state.best_params)
+        problems = experiment.problems
+        training, validation = (
+            hybrid_evaluate.rows(experiment, hybrid_evaluate.answers(experiment, state.best_params, part), part)
+            for part in (range(problems.training), range(problems.training, len(problems.tasks)))
+        )
         found.append(_line(arm, training[0], validation[0], f"{seconds:.0f}"))
         baselines = [_line(t[0], t, v, "-") for t, v in zip(training[2:], validation[2:], strict=True)]
         say(f"{arm}: training {training[0][1]}, validation {validation[0][1]}, {seconds:.0f} s")

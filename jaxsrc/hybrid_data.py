@@ -68,6 +68,12 @@ class Problems:
         return views(-(-self.config.views // 8), seed=self.config.draw_seed, black=self.config.black)[: self.config.views]
 
     @property
+    def parts(self) -> dict[str, range]:
+        """The tasks trained on and those that are not, as far as there are any."""
+        found = {"training": range(self.training), "validation": range(self.training, len(self.tasks))}
+        return {name: part for name, part in found.items() if part}
+
+    @property
     def puzzles(self) -> int:
         """Rows of the puzzle table: one for each task and view."""
         return len(self.tasks) * self.config.views
@@ -98,11 +104,9 @@ class Problems:
                 found[sample.task].append(i)
         return tuple(np.array(rows, np.int32) for rows in found if rows)
 
-    def tests(self, first: int, last: int) -> list[int]:
-        """Samples that ask for a test output of tasks first..last - 1, in every view."""
-        return [
-            i for i, s in enumerate(self.samples) if first <= s.task < last and s.pair >= len(self.tasks[s.task].train)
-        ]
+    def tests(self, tasks: range) -> list[int]:
+        """Samples that ask for a test output of these tasks, in every view."""
+        return [i for i, s in enumerate(self.samples) if s.task in tasks and s.pair >= len(self.tasks[s.task].train)]
 
     def answer(self, sample: Sample) -> np.ndarray | None:
         """The output asked for, as seen in the view; None for what only the scorer may read, or where it is not known."""

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 COLUMNS = (*scoring.COLUMNS, "canvas")
 MAIN, SINGLE = "decoder, voted", "decoder, one view"
+Ranked = dict[str, list[list[list[np.ndarray]]]]  # by method and task, the best first, each one grid a test input
 
 
 class Candidate(NamedTuple):
@@ -59,10 +60,10 @@ def canvas_share(task: Task, answer: Sequence[np.ndarray], side: int) -> float:
     return float(np.mean([(blank(g) == encode(t, side)).mean() for g, t in zip(answer, scoring.truths_of(task), strict=True)]))
 
 
-def answers(experiment: HybridExperiment, params: PyTree, first: int, last: int) -> dict[str, list[list[list[np.ndarray]]]]:
-    """Ranked answers of tasks first..last - 1 under MAIN and SINGLE, each one grid a test input."""
+def answers(experiment: HybridExperiment, params: PyTree, tasks: range) -> Ranked:
+    """Of these tasks under MAIN and SINGLE."""
     problems, side = experiment.problems, experiment.config.model.side
-    index = problems.tests(first, last)
+    index = problems.tests(tasks)
     said = experiment.predict(params, index)
     by_question: dict[tuple[int, int], tuple[list[np.ndarray], list[float]]] = {}
     for tokens, halt, i in zip(said.tokens, said.halt, index, strict=True):
@@ -70,8 +71,8 @@ def answers(experiment: HybridExperiment, params: PyTree, first: int, last: int)
         grids, halts = by_question.setdefault((sample.task, sample.pair), ([], []))
         grids.append(unview_grid(decode(tokens, side), problems.views[sample.view]))
         halts.append(float(halt))
-    found: dict[str, list[list[list[np.ndarray]]]] = {MAIN: [], SINGLE: []}
-    for t in range(first, last):
+    found: Ranked = {MAIN: [], SINGLE: []}
+    for t in tasks:
         demos = len(problems.tasks[t].train)
         asked = [by_question[t, demos + k] for k in range(len(problems.tasks[t].test))]
         ranked = [[c.grid for c in vote(*a)] for a in asked]
@@ -84,27 +85,23 @@ def answers(experiment: HybridExperiment, params: PyTree, first: int, last: int)
 def measure(experiment: HybridExperiment, params: PyTree) -> dict[str, float]:
     """Exact match, shape and cells of the identity view on training and validation problems, between steps."""
     problems, found = experiment.problems, {}
-    index = [i for i in problems.tests(0, len(problems.tasks)) if problems.samples[i].view == 0]
+    index = [i for i in problems.tests(range(len(problems.tasks))) if problems.samples[i].view == 0]
     said = experiment.predict(params, index)
     grids: dict[int, list[np.ndarray]] = {}
     for tokens, i in zip(said.tokens, index, strict=True):
         grids.setdefault(problems.samples[i].task, []).append(decode(tokens, experiment.config.model.side))
-    parts = {"train_": range(problems.training), "": range(problems.training, len(problems.tasks))}
-    for name, part in parts.items():
-        scores = [scoring.score(problems.tasks[t], [grids[t]]) for t in part]
-        if scores:
-            total = scoring.summarize(scores)
-            found |= {f"val/{name}exact": total.pass1 / total.tasks, f"val/{name}cells": total.cells}
-            found[f"val/{name}shape"] = total.shapes
+    for name, part in problems.parts.items():
+        total = scoring.summarize([scoring.score(problems.tasks[t], [grids[t]]) for t in part])
+        prefix = "val/train_" if name == "training" else "val/"
+        found |= {f"{prefix}exact": total.pass1 / total.tasks, f"{prefix}cells": total.cells, f"{prefix}shape": total.shapes}
     return found | {"val/steps": float(said.steps.mean())}
 
 
-def rows(experiment: HybridExperiment, params: PyTree, first: int, last: int) -> list[list[str]]:
-    """Lines under COLUMNS."""
-    tasks, side = experiment.problems.tasks[first:last], experiment.config.model.side
-    ranked = answers(experiment, params, first, last) | {name: [p(t) for t in tasks] for name, p in PLAIN.items()}
+def rows(experiment: HybridExperiment, ranked: Ranked, part: range) -> list[list[str]]:
+    """Lines under COLUMNS of these tasks' answers, and of answers that take no thought."""
+    tasks, side = [experiment.problems.tasks[t] for t in part], experiment.config.model.side
     found = []
-    for name, given in ranked.items():
+    for name, given in (ranked | {name: [p(t) for t in tasks] for name, p in PLAIN.items()}).items():
         scores = [scoring.score(t, a) for t, a in zip(tasks, given, strict=True)]
         canvas = np.mean([canvas_share(t, a[0], side) for t, a in zip(tasks, given, strict=True)])
         found.append([*scoring.row(name, scores), f"{canvas:.1%}"])
@@ -114,14 +111,11 @@ def rows(experiment: HybridExperiment, params: PyTree, first: int, last: int) ->
 def summarize(experiment: HybridExperiment, params: PyTree, report: Report) -> None:
     """A table for the training problems, one for the validation problems, and pictures of both."""
     problems = experiment.problems
-    parts = {"training problems": (0, problems.training), "validation problems": (problems.training, len(problems.tasks))}
-    for name, (first, last) in parts.items():
-        if first == last:
-            continue
-        report.table(f"{name}, {experiment.config.data.views} views", COLUMNS, rows(experiment, params, first, last))
-        given = answers(experiment, params, first, last)[MAIN]
-        path = report.run / "pictures" / f"{name.replace(' ', '_')}.png"
-        report.picture(name, hybrid_pages.page(problems.tasks[first:last], given, name, path))
+    for kind, part in problems.parts.items():
+        name, ranked = f"{kind} problems", answers(experiment, params, part)
+        report.table(f"{name}, {experiment.config.data.views} views", COLUMNS, rows(experiment, ranked, part))
+        path = report.run / "pictures" / f"{kind}_problems.png"
+        report.picture(name, hybrid_pages.page([problems.tasks[t] for t in part], ranked[MAIN], name, path))
 
 
 def run(opened: OpenRun, report: Report) -> None:
@@ -129,5 +123,4 @@ def run(opened: OpenRun, report: Report) -> None:
     from jaxsrc.hybrid_experiment import HybridExperiment
 
     assert isinstance(opened.experiment, HybridExperiment)
-    opened.experiment.take(opened.carry)
     summarize(opened.experiment, opened.params, report)

@@ -204,8 +204,8 @@ def test_training_learns_and_voting_counts_views():
     made.take(state.carry)
     measured = hybrid_evaluate.measure(made, state.params)
     assert set(measured) >= {"val/train_exact", "val/exact", "val/shape", "val/cells", "val/steps"}
-    ranked = hybrid_evaluate.answers(made, state.params, 0, 3)
-    again = hybrid_evaluate.answers(made, state.params, 0, 3)
+    ranked = hybrid_evaluate.answers(made, state.params, range(3))
+    again = hybrid_evaluate.answers(made, state.params, range(3))
     for a, b in zip(ranked["decoder, voted"], again["decoder, voted"], strict=True):
         assert len(a) <= DATA.views and all(np.array_equal(x[0], y[0]) for x, y in zip(a, b, strict=True))
     a, b = np.zeros((2, 2), np.uint8), np.ones((2, 2), np.uint8)

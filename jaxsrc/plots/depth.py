@@ -6,9 +6,20 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from matplotlib.axes import Axes
 
 from jaxsrc.plots import style
 from jaxsrc.scoring import wilson
+
+
+def _finished(axes: Axes, below: str, beside: str, path: Path) -> Path:
+    """A share in percent over something, with its legend outside, saved."""
+    axes.set_xlabel(below)
+    axes.set_ylabel(beside)
+    axes.set_ylim(0, 103)
+    axes.figure.legend(loc="outside lower left", fontsize=8)  # type: ignore[union-attr]
+    style.tidy(axes)
+    return style.save(axes.figure, path)[0]  # type: ignore[arg-type]
 
 
 @style.look()
@@ -27,12 +38,7 @@ def depth_curve(series: Mapping[str, Mapping[int, tuple[int, int]]], path: Path)
         )
     axes.axvspan(-0.4, 2.4, color=style.RULE, alpha=0.4, lw=0)
     axes.text(1.0, 3, "trained depths", ha="center", color=style.QUIET, fontsize=8)
-    axes.set_xlabel("depth of the parentheses")
-    axes.set_ylabel("greedy exact match, %")
-    axes.set_ylim(0, 103)
-    figure.legend(loc="outside lower left", fontsize=8)
-    style.tidy(axes)
-    return style.save(figure, path)[0]
+    return _finished(axes, "depth of the parentheses", "greedy exact match, %", path)
 
 
 @style.look()
@@ -46,12 +52,8 @@ def learning_curve(series: Mapping[str, Sequence[Sequence[tuple[int, int | float
             rows, shares = zip(*run, strict=True)
             label = "_" * (i > 0) + name  # one line of the legend a track
             axes.plot(rows, [100 * s for s in shares], label=label, color=look.color, marker=look.marker, ls=look.dash, ms=4)
-    axes.set_xlabel("training rows seen, drills too (rewriting: single readings)")
-    axes.set_ylabel("greedy exact match, trained depths, %")
-    axes.set_ylim(0, 103)
-    figure.legend(loc="outside lower left", fontsize=8)
-    style.tidy(axes)
-    return style.save(figure, path)[0]
+    below = "training rows seen, drills too (rewriting: single readings)"
+    return _finished(axes, below, "greedy exact match, trained depths, %", path)
 
 
 @style.look()
