@@ -41,7 +41,9 @@ def convert(folder: Path, out: Path, storage: Storage | None = None) -> StoreMan
     def tensors() -> Iterator[tuple[str, Any]]:
         for name, array in opened.tensors():
             if not finite(array, opened.dtype):
-                raise UserError(f"{folder}: {table(opened.config)[name]}: expected finite weights, got NaN or infinity")
+                raise UserError(
+                    f"{folder}: {table(opened.config)[name]}: expected finite weights, got NaN or infinity; get that file again"
+                )
             if storage in ("float32", "bfloat16"):
                 yield name, array.astype(KINDS["F32" if storage == "float32" else "BF16"].numpy)
             elif storage is not None and name.startswith("layers.") and array.ndim == 2:
