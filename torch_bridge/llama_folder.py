@@ -116,7 +116,8 @@ class HuggingFace:
         with ThreadPoolExecutor(WORKERS) as pool:
             read = list(pool.map(one, self.tensors()))
         names = table(self.config)
-        _raise([f"{self.folder}: {names[n]}: expected finite weights, got NaN or infinity" for n, _, good in read if not good])
+        bad = [names[n] for n, _, good in read if not good]
+        _raise([f"{self.folder}: {n}: expected finite weights, got NaN or infinity; get that file again" for n in bad])
         return {name: value for name, value, _ in read}
 
 
