@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -22,7 +23,7 @@ from jaxsrc.models.llama_config import LlamaConfig, read_config
 from jaxsrc.modules.quantized import GROUP, Int4, Int8, Storage
 
 FORMAT = 1
-MANIFEST, SOURCE = "sheaf_llama.json", "source"
+MANIFEST, SOURCE, UNFINISHED = "sheaf_llama.json", "source", "unfinished"
 SHARD = 2**30  # bytes gathered before a file is written
 
 
@@ -51,23 +52,25 @@ def write(
     folder: Path, raw: dict[str, Any], tensors: Iterable[tuple[str, Any]], storage: Storage, *, beside: Sequence[Path],
     origin: dict[str, str], dtype: str,
 ) -> StoreManifest:
-    """Write a folder from tensors that come one by one; the manifest comes last, so half a folder is none.
+    """Write a folder from tensors that come one by one; a model that lies there is replaced once the new one is whole.
 
-    beside: files copied into source/ as they are, config.json among them. Errors: UserError where the folder cannot be written.
+    beside: files copied into source/ as they are, config.json among them. Errors: UserError where the folder cannot be
+    written; whatever `tensors` raises, after which the folder holds what it held before.
     """
     hashed = hashlib.sha256(json.dumps(raw, sort_keys=True).encode())
     files: list[str] = []
     held: dict[str, np.ndarray] = {}
+    made = folder / UNFINISHED
 
     def flush() -> None:
         if held:
             files.append(f"weights-{len(files):05d}.safetensors")
-            save_file(dict(held), folder / files[-1])
+            save_file(dict(held), made / files[-1])
             held.clear()
 
     try:
-        (folder / SOURCE).mkdir(parents=True, exist_ok=True)
-        (folder / MANIFEST).unlink(missing_ok=True)
+        shutil.rmtree(made, ignore_errors=True)
+        (made / SOURCE).mkdir(parents=True)
         for name, value in tensors:
             for part, array in leaves(name, value).items():
                 hashed.update(f"{part}{array.dtype}{array.shape}".encode())
@@ -77,14 +80,25 @@ def write(
                 flush()
         flush()
         for path in beside:
-            (folder / SOURCE / path.name).write_bytes(path.read_bytes())
-        found = StoreManifest(storage, hashed.hexdigest(), files, tokenizer_hash(folder), origin, dtype)
-        part = folder / f"{MANIFEST}.part"
-        part.write_text(json.dumps(asdict(found), indent=1))
-        os.replace(part, folder / MANIFEST)
+            (made / SOURCE / path.name).write_bytes(path.read_bytes())
+        found = StoreManifest(storage, hashed.hexdigest(), files, tokenizer_hash(made), origin, dtype)
+        (made / MANIFEST).write_text(json.dumps(asdict(found), indent=1))
+        _replace(folder, made, files)
     except (OSError, SafetensorError) as error:
         raise UserError(f"{folder}: expected to write a converted model, got {error}; free some space") from error
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
     return found
+
+
+def _replace(folder: Path, made: Path, files: Sequence[str]) -> None:
+    """Move a finished model into its folder; the old manifest goes first and the new one comes last, so half a model is none."""
+    (folder / MANIFEST).unlink(missing_ok=True)
+    for old in folder.glob("weights-*.safetensors"):
+        old.unlink()
+    shutil.rmtree(folder / SOURCE, ignore_errors=True)
+    for name in (SOURCE, *files, MANIFEST):
+        os.replace(made / name, folder / name)
 
 
 def tokenizer_hash(folder: Path) -> str:

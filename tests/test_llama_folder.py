@@ -131,6 +131,22 @@ def test_nan_weights_are_named(copy, tmp_path):
     assert not (tmp_path / "out" / MANIFEST).exists()
 
 
+def test_a_conversion_that_fails_leaves_the_one_before_it_whole(copy, tmp_path):
+    folder = tmp_path / "ours"
+    convert(copy, folder, "int8")
+    files = lambda: {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+    before = files()
+    good = copy.with_name("good")
+    shutil.copytree(copy, good)
+    rewrite(copy, WEIGHT, lambda x: np.where(x == x[0, 0], np.nan, x).astype(x.dtype))
+    with pytest.raises(UserError, match="expected finite weights"):
+        convert(copy, folder)
+    assert files() == before
+    convert(good, folder)
+    assert open_store(folder).manifest.storage != "int8"
+    assert {p.parts[0] for p in files()} == {MANIFEST, "source", *open_store(folder).manifest.files}
+
+
 def test_missing_numbers_of_a_scaling_are_named():
     raw = {"model_type": "llama", "vocab_size": 8, "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1,
            "num_attention_heads": 2, "rope_scaling": {"type": "llama3", "factor": 8.0}}  # fmt: skip
