@@ -50,11 +50,13 @@ def arms(rate: float, sundew: SundewGate, early: bool) -> dict[str, Gate]:
         "selective backprop": SelectiveBackpropGate(rate=rate),
         "InfoBatch": InfoBatchGate(),
         "importance, unbiased": ImportanceGate(rate=rate),
-        "sundew full, published significance": replace(policy("full"), significance=PUBLISHED, mixed=0.0, warmup=0.0, last=0.0),
+        "sundew full, published significance": replace(
+            policy("full"), significance=PUBLISHED, mixed=0.0, drop=0.0, warmup=0.0, last=0.0
+        ),
         "sundew full": policy("full"),
         "sundew memory": policy("memory"),
         "sundew memory, half": replace(policy("memory"), rate=max(rate, 0.5)),
-        "sundew memory, unbiased": replace(policy("memory"), unbiased=True, drop=0.0),
+        "sundew memory, unbiased": replace(policy("memory"), unbiased=True),
         "sundew every_k": policy("every_k"),
     }
     return found | ({"sundew proxy": policy("proxy")} if early else {})
@@ -88,7 +90,7 @@ class Timing:
 def timings(plan: Plan, gates: dict[str, Gate], runtime: Runtime, rounds: int = 8) -> dict[str, Timing]:
     """The least time of a step of each arm, over rounds in which all take turns."""
     made = {n: Arm(n, g, replace(plan.config, steps=0), plan.optim, runtime) for n, g in gates.items()}
-    resident = whole(examples_of(plan.config, 0.0).resident(), runtime)
+    resident = whole(examples_of(plan.config).resident(), runtime)
     best = dict.fromkeys(made, float("inf"))
     for _ in range(rounds):
         for name, arm in made.items():
@@ -99,9 +101,10 @@ def timings(plan: Plan, gates: dict[str, Gate], runtime: Runtime, rounds: int = 
 def run(
     plan: Plan, gates: dict[str, Gate], times: dict[str, Timing], runtime: Runtime, say: Callable[[str], None]
 ) -> list[Result]:
-    """Every arm, budget, noise and seed; the schedule of each ends with its own last step."""
+    """Every arm, budget, noise and seed, of which each has wrong labels of its own; every schedule ends with the last step."""
     plan.check()
-    data = {noise: examples_of(plan.config, noise) for noise in plan.noises}
+    examples = examples_of(plan.config)
+    resident = whole(examples.resident(), runtime)
     found: list[Result] = []
     for name, gate in gates.items():
         lengths = {}
@@ -112,9 +115,8 @@ def run(
         for budget, steps in lengths.items():
             config = replace(plan.config, epochs=plan.epochs or plan.config.epochs)
             arm = Arm(name, gate, config, plan.optim, runtime, steps)
-            for noise, examples in data.items():
-                resident = whole(examples.resident(), runtime)
-                mine = [arm.train(examples, resident, seed, budget) for seed in range(plan.seeds)]
+            for noise in plan.noises:
+                mine = [arm.train(examples, resident, seed, budget, noise) for seed in range(plan.seeds)]
                 found += mine
                 mean = np.mean([r.accuracy for r in mine])
                 say(f"{budget}, noise {noise:.0%}, {name}: {mean:.4f}, {arm.steps} steps, {mine[0].seconds:.1f} s a seed")
@@ -155,7 +157,7 @@ def paired(results: Sequence[Result], first: str, second: str) -> tuple[float, f
 
 def _tables(plan: Plan, results: Sequence[Result], report: Report) -> None:
     """Accuracies, costs and differences from the rivals, by budget and noise, and a picture of each budget."""
-    flops = counted(examples_of(plan.config, 0.0))
+    flops = counted(examples_of(plan.config))
     for budget in dict.fromkeys(r.budget for r in results):
         pictured = {}
         for noise in plan.noises:
@@ -189,12 +191,12 @@ def compare(plan: Plan, gates: dict[str, Gate], runtime: Runtime, report: Report
 def frontier(plan: Plan, rates: Sequence[float], sundew: SundewGate, runtime: Runtime, report: Report) -> None:
     """Accuracy on clean labels at each rate, at the same epochs, so that a smaller rate costs less, beside dense training."""
     config = replace(plan.config, epochs=plan.epochs or plan.config.epochs)
-    data = examples_of(plan.config, 0.0)
+    data = examples_of(plan.config)
 
     def accuracy(name: str, gate: Gate) -> tuple[float, float, float]:
         arm = Arm(name, gate, config, plan.optim, runtime)
         resident = whole(data.resident(), runtime)
-        found = interval([arm.train(data, resident, seed, "frontier").accuracy for seed in range(plan.seeds)])
+        found = interval([arm.train(data, resident, seed, "frontier", 0.0).accuracy for seed in range(plan.seeds)])
         report.say(f"frontier, {name}: {found[0]:.4f}, {arm.steps} steps")
         return found
 

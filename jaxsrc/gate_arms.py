@@ -9,11 +9,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxsrc.data import images
 from jaxsrc.gate_config import Gate
 from jaxsrc.gated import GatedExperiment
 from jaxsrc.image_experiment import ImageConfig, ImageExamples
 from jaxsrc.optim import OptimConfig, make_optimizer
-from jaxsrc.prefetch import place
+from jaxsrc.prefetch import place, whole
 from jaxsrc.protocol import PyTree
 from jaxsrc.runtime import Runtime
 from jaxsrc.state import TrainState, init_state
@@ -44,21 +45,21 @@ class Result:
         return self.trained / self.passed
 
 
-def examples_of(config: ImageConfig, noise: float, steps: int = 0) -> ImageExamples:
-    return ImageExamples(replace(config, data=replace(config.data, label_noise=noise), steps=steps))
+def examples_of(config: ImageConfig, steps: int = 0) -> ImageExamples:
+    """Pictures with right labels, however noisy the configuration's are."""
+    return ImageExamples(replace(config, data=replace(config.data, label_noise=0.0), steps=steps))
 
 
 class Arm:
     """An arm at a number of steps, its schedule decayed at the last of them."""
 
     def __init__(self, name: str, gate: Gate, config: ImageConfig, optim: OptimConfig, runtime: Runtime, steps: int = 0):
-        first = GatedExperiment(examples_of(config, config.data.label_noise), gate)
-        whole = -(-(steps or first.sizes.steps) // CALL) * CALL
+        first = GatedExperiment(examples_of(config), gate)
+        self.steps = -(-(steps or first.sizes.steps) // CALL) * CALL
         self.name, self.gate, self.runtime = name, gate, runtime
-        self.experiment = GatedExperiment(examples_of(config, config.data.label_noise, whole), gate)
-        self.steps = whole
-        warm = min(optim.warmup_steps, whole // 5)
-        optimizer = make_optimizer(replace(optim, warmup_steps=warm, ema=0.0), whole)
+        self.experiment = GatedExperiment(examples_of(config, self.steps), gate)
+        warm = min(optim.warmup_steps, self.steps // 5)
+        optimizer = make_optimizer(replace(optim, warmup_steps=warm, ema=0.0), self.steps)
         step = train_step(self.experiment, optimizer, np.dtype(np.float32), 0.0)
         self._init = jax.jit(lambda seed: init_state(self.experiment, optimizer, seed, ema=False, scaled=False))
         self._step = CompiledOnce(
@@ -105,8 +106,11 @@ class Arm:
             best = min(best, time.perf_counter() - start)
         return best / CALL
 
-    def train(self, data: ImageExamples, resident: PyTree, seed: int, budget: str) -> Result:
-        """From scratch to the last step, then the test."""
+    def train(self, data: ImageExamples, resident: PyTree, seed: int, budget: str, noise: float) -> Result:
+        """From scratch to the last step, then the test; the seed draws which share `noise` of the labels is wrong, too."""
+        if noise:
+            labels = images.noisy(data.data.clean, noise, seed).astype(np.int32)
+            resident = {**resident, **whole({"labels": labels}, self.runtime)}
         state = self._start(resident, seed)
         start = time.perf_counter()
         for step in range(0, self.steps, CALL):
@@ -118,7 +122,7 @@ class Arm:
         return Result(
             arm=self.name,
             budget=budget,
-            noise=data.config.data.label_noise,
+            noise=noise,
             seed=seed,
             steps=self.steps,
             accuracy=float(right.mean()),

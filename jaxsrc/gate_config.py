@@ -89,12 +89,14 @@ class SundewGate:
     candidate (full), what the sample's own last training step showed (memory), a head after an early layer (proxy), or a
     forward pass of every candidate once in `every` steps (every_k).
 
-    significance: weights of its parts; temperature: softness of the gate in ln s; mixed: share of a uniform draw; cap,
-    drop: see `significance.windowed`; age: epochs after which memory has faded to 1/e; refractory: epochs for which a
-    trained sample rests, but for the uniform share; probe: epochs unseen after which a sample counts as most significant,
-    0 for never; warmup, last: shares of the steps, first and last, that draw uniformly; unbiased: weigh samples so that the
-    mean gradient is right; clip: see `selection.unbiased_weights`; proxy_loss: weight of the early head's loss; energy: an
-    account that bounds the rate, None for none; fall_back: train densely where scoring costs more than it can save.
+    significance: weights of its parts; temperature: softness of the gate in ln s; mixed: share of a uniform draw; cap: see
+    `significance.capped`; drop, doubt: the largest share of the candidates that is left out where |p - y| exceeds `doubt`,
+    see `significance.doubtful`, not in the warm-up and never where `unbiased`; age: times that a sample is trained on the
+    average, after which memory has faded to 1/e; refractory: epochs for which a trained sample rests, but for the uniform
+    share; probe: epochs unseen after which a sample counts as most significant, 0 for never; warmup, last: shares of the
+    steps, first and last, that draw uniformly; unbiased: weigh samples so that the mean gradient is right; clip: see
+    `selection.unbiased_weights`; proxy_loss: weight of the early head's loss; energy: an account that bounds the rate, None
+    for none; fall_back: train densely where scoring costs more than it can save.
     """
 
     kind: Literal["sundew"] = "sundew"
@@ -102,12 +104,13 @@ class SundewGate:
     policy: Policy = "memory"
     every: Annotated[int, Field(ge=2)] = 4
     significance: SignificanceConfig = field(
-        default_factory=lambda: SignificanceConfig(loss=0.0, entropy=0.0, uncertainty=1.0, spread=0.0)
+        default_factory=lambda: SignificanceConfig(loss=0.0, gradient=1.0, spread=0.0)
     )
     temperature: Annotated[float, Field(gt=0)] = 0.5
     mixed: Annotated[float, Field(ge=0, le=1)] = 0.3
     cap: Annotated[float, Field(gt=0, le=1)] = 1.0
-    drop: Share = 0.15
+    drop: Share = 0.3
+    doubt: Annotated[float, Field(ge=0)] = 1.1
     age: Annotated[float, Field(gt=0)] = 20.0
     refractory: Annotated[float, Field(ge=0)] = 0.0
     probe: Annotated[float, Field(ge=0)] = 0.0

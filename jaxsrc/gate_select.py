@@ -23,7 +23,7 @@ from jaxsrc.gate_config import (
 from jaxsrc.modules import rate_control
 from jaxsrc.modules.rate_control import Account, Probabilities
 from jaxsrc.modules.selection import Selection, compact, effective_size, everything, unbiased_weights
-from jaxsrc.modules.significance import MEASURED, aged, blend, windowed
+from jaxsrc.modules.significance import MEASURED, aged, blend, capped, doubtful
 
 LOSS, GRADIENT = MEASURED.index("loss"), MEASURED.index("gradient")
 NEVER = -1
@@ -82,10 +82,10 @@ class Scorers(NamedTuple):
     early: Score | None
 
 
-def known(state: GateState, rows: Int[Array, "c"], horizon: float, per_epoch: float) -> Float[Array, "c 4"]:
-    """What memory says of candidates now; per_epoch: steps of an epoch, horizon in epochs."""
+def known(state: GateState, rows: Int[Array, "c"], horizon: float) -> Float[Array, "c 4"]:
+    """What memory says of candidates now; horizon: in steps."""
     noted = state.noted[rows]
-    age = (state.step - noted).astype(jnp.float32) / per_epoch
+    age = (state.step - noted).astype(jnp.float32)
     return aged(state.measured[rows], age, horizon, (noted == NEVER).astype(jnp.float32))
 
 
@@ -94,6 +94,7 @@ def measure(
 ) -> tuple[Float[Array, "c 4"], GateState, Float[Array, ""]]:
     """The parts of significance of the candidates, the memory after it, and how many samples were scored for it."""
     c = jnp.float32(len(rows))
+    horizon = gate.age * per_epoch / gate.rate if isinstance(gate, SundewGate) else float("inf")
     match gate:
         case TopKGate() | SelectiveBackpropGate() | SundewGate(policy="full") | ImportanceGate(scored="full"):
             return scorers.full(rows), state, c
@@ -102,24 +103,25 @@ def measure(
             return scorers.early(rows), state, c
         case SundewGate(policy="every_k"):
             due = state.step % gate.every == 0
-            found = jax.lax.cond(due, scorers.full, lambda r: known(state, r, gate.age, per_epoch), rows)
+            found = jax.lax.cond(due, scorers.full, lambda r: known(state, r, horizon), rows)
             kept = jnp.where(due, found, state.measured[rows])
             noted = jnp.where(due, state.step, state.noted[rows])
             state = state._replace(measured=state.measured.at[rows].set(kept), noted=state.noted.at[rows].set(noted))
             return found, state, jnp.where(due, c, 0.0)
         case SundewGate():
-            return known(state, rows, gate.age, per_epoch), state, jnp.float32(0)
+            return known(state, rows, horizon), state, jnp.float32(0)
         case _:
-            return known(state, rows, 1e9, per_epoch), state, jnp.float32(0)
+            return known(state, rows, horizon), state, jnp.float32(0)
 
 
 class Law(NamedTuple):
     """How a gate draws. chances: of each candidate; scores: what an overflow is cut by, positive; counts: how much each
-    candidate counts when drawn."""
+    candidate counts when drawn; kept: 0 for candidates that are left out whatever their score, else 1."""
 
     chances: Probabilities
     scores: Float[Array, "c"]
     counts: Float[Array, "c"]
+    kept: Float[Array, "c"]
 
 
 def law(
@@ -136,46 +138,51 @@ def law(
     fresh = state.seen[rows] == NEVER
     match gate:
         case SundewGate():
-            scores = windowed(blend(measured, spread, gate.significance), loss, gate.cap, gate.drop) + 1e-6
+            scores = capped(blend(measured, spread, gate.significance), gate.cap) + 1e-6
             age = (state.step - state.seen[rows]).astype(jnp.float32) / per_epoch
             if gate.refractory:
                 scores = jnp.where((age < gate.refractory) & ~fresh, scores.min(), scores)
             if gate.probe:
                 scores = jnp.where((age > gate.probe) | fresh, scores.max(), scores)
-            return Law(rate_control.gate(scores, wanted, gate.temperature, gate.mixed), scores, one)
+            kept = one
+            if gate.drop and not gate.unbiased:
+                spare = jnp.maximum(1 - (wanted + 1) / c, 0)
+                kept = 1.0 - doubtful(measured[:, GRADIENT], gate.doubt, jnp.minimum(gate.drop, spare))
+            return Law(rate_control.gate(scores, wanted, gate.temperature, gate.mixed, kept), scores, one, kept)
         case TopKGate():
             order = jnp.argsort(jnp.argsort(-loss))
             chances = Probabilities((order < jnp.round(wanted)).astype(jnp.float32), jnp.float32(0))
-            return Law(chances, loss + 1e-6, one)
+            return Law(chances, loss + 1e-6, one, one)
         case SelectiveBackpropGate():
             percentile = (jnp.argsort(jnp.argsort(loss)) + 1.0) / c
-            return Law(rate_control.proportional(percentile**gate.beta, wanted, 0.0), loss + 1e-6, one)
+            return Law(rate_control.proportional(percentile**gate.beta, wanted, 0.0), loss + 1e-6, one, one)
         case InfoBatchGate():
             easy = (loss < loss.mean()) & ~fresh
-            kept = jnp.where(easy, 1 - gate.prune, 1.0)
-            return Law(rate_control.proportional(kept, wanted, 0.0), loss + 1e-6, 1 / kept)
+            share = jnp.where(easy, 1 - gate.prune, 1.0)
+            return Law(rate_control.proportional(share, wanted, 0.0), loss + 1e-6, 1 / share, one)
         case ImportanceGate():
             scores = measured[:, GRADIENT]
-            return Law(rate_control.proportional(scores, wanted, gate.mixed), scores + 1e-6, one)
+            return Law(rate_control.proportional(scores, wanted, gate.mixed), scores + 1e-6, one, one)
         case _:
-            return uniform(wanted, c)
+            return uniform(wanted, one)
 
 
-def uniform(wanted: Float[Array, ""], c: int) -> Law:
-    """The same chance for each of c candidates."""
-    return Law(Probabilities(jnp.full(c, 1.0) * wanted / c, jnp.float32(0)), jnp.ones(c), jnp.ones(c))
+def uniform(wanted: Float[Array, ""], kept: Float[Array, "c"]) -> Law:
+    """The same chance for each candidate that is kept."""
+    one = jnp.ones(len(kept))
+    return Law(Probabilities(rate_control.even(wanted, kept), jnp.float32(0)), one, one, kept)
 
 
-def draws_uniformly(gate: Gate, step: Int[Array, ""], steps: int) -> Bool[Array, ""]:
-    """Whether this step lies in a first or last stretch in which the gate lets chance decide."""
+def stretch(gate: Gate, step: Int[Array, ""], steps: int) -> tuple[Bool[Array, ""], Bool[Array, ""]]:
+    """Whether this step lies in a first, and in a last stretch in which the gate lets chance decide."""
     match gate:
         case SundewGate():
             first, last = gate.warmup, gate.last
         case SelectiveBackpropGate() | InfoBatchGate():
             first, last = 0.0, gate.last
         case _:
-            return jnp.bool_(False)
-    return (step < round(first * steps)) | (step >= round((1 - last) * steps))
+            return jnp.bool_(False), jnp.bool_(False)
+    return step < round(first * steps), step >= round((1 - last) * steps)
 
 
 def weigh(gate: Gate, law: Law, selection: Selection, candidates: int) -> Float[Array, "p"]:
@@ -210,9 +217,10 @@ def choose(
     )
     wanted = jnp.minimum(wanted, sizes.capacity)
     measured, state, scored = measure(gate, state, rows, scorers, per_epoch)
-    scored_law, flat = law(gate, state, rows, measured, spread[rows], wanted, per_epoch), uniform(wanted, len(rows))
-    plain = draws_uniformly(gate, state.step, sizes.steps)
-    used = jax.tree.map(lambda a, b: jnp.where(plain, a, b), flat._replace(scores=scored_law.scores), scored_law)
+    scored_law = law(gate, state, rows, measured, spread[rows], wanted, per_epoch)
+    first, last = stretch(gate, state.step, sizes.steps)
+    flat = uniform(wanted, jnp.where(first, 1.0, scored_law.kept))
+    used = jax.tree.map(lambda a, b: jnp.where(first | last, a, b), flat._replace(scores=scored_law.scores), scored_law)
     active = rate_control.draw(used.chances.inclusion, jax.random.uniform(drawing))
     selection = compact(active, used.scores, sizes.capacity)
     made = selection.filled.sum()

@@ -24,7 +24,7 @@ from jaxsrc.gate_config import (
 from jaxsrc.gate_select import NEVER, Scorers, choose, remember, start
 from jaxsrc.modules.rate_control import EnergyConfig
 from jaxsrc.modules.selection import compact, effective_size, everything
-from jaxsrc.modules.significance import SignificanceConfig, aged, blend, check, of_logits, windowed
+from jaxsrc.modules.significance import SignificanceConfig, aged, blend, capped, check, doubtful, of_logits
 
 N, BATCH = 400, 16
 LOSSES = jnp.exp(jax.random.normal(jax.random.key(9), (N,)))
@@ -102,10 +102,36 @@ def test_memory_fades_to_the_mean_and_the_unknown_is_average():
     np.testing.assert_allclose(aged(measured, age, 5.0, jnp.array([0.0, 0.0, 1.0]))[:, 0], [1, 2, 2], atol=1e-5)
 
 
-def test_windows_cap_scores_and_drop_the_largest_losses():
-    scores, loss = jnp.arange(1.0, 101.0), jnp.arange(100.0)
-    assert float(windowed(scores, loss, 0.5, 0.0).max()) == pytest.approx(50.5)
-    assert (windowed(scores, loss, 1.0, 0.1)[-10:] == 1).all()
+def test_a_cap_is_a_quantile():
+    scores = jnp.arange(1.0, 101.0)
+    assert float(capped(scores, 0.5).max()) == pytest.approx(50.5)
+    np.testing.assert_array_equal(capped(scores, 1.0), scores)
+
+
+def test_a_label_is_doubted_where_a_sure_model_contradicts_it():
+    unsure, sure = jnp.zeros(10), jnp.zeros(10).at[3].set(4.0)
+    logits, labels = jnp.stack([unsure, unsure, sure, sure]), jnp.array([3, 0, 3, 0])
+    gradient = of_logits(logits, labels)[:, 2]
+    assert doubtful(gradient, 1.1, 0.9).tolist() == [False, False, False, True]
+    many = jnp.full(100, 1.3) + jnp.arange(100) / 1000
+    assert int(doubtful(many, 1.1, 0.2).sum()) == 20  # never more than the share
+    assert not doubtful(many, 1.1, 0.0).any()
+
+
+def test_what_is_in_doubt_is_left_out_after_the_warm_up_and_never_of_an_unbiased_gate():
+    contradicted = jnp.arange(N) % 5 == 0
+    table = TABLE.at[:, 2].set(jnp.where(contradicted, 1.4, 0.5))
+    found = sizes(SundewGate(rate=0.5), N, BATCH, 100)
+
+    def share(step, **fields):
+        gate = SundewGate(rate=0.5, warmup=0.2, last=0.2, drop=0.4, age=1e6, fall_back=False, **fields)
+        state = known(gate)._replace(measured=table, step=jnp.int32(step))
+        return float(contradicted[many(gate, state, 40, found)].mean())
+
+    middle, end = found.steps // 2, found.steps - 1
+    assert share(middle) == share(end) == 0
+    assert 0.1 < share(1) < 0.3
+    assert share(middle, unbiased=True) > 0.1
 
 
 def test_compaction_keeps_the_best_of_the_active_and_counts():

@@ -59,6 +59,15 @@ def test_equal_scores_are_equally_likely():
     np.testing.assert_allclose(found.inclusion, 0.07, atol=1e-5)
 
 
+def test_candidates_that_are_left_out_have_no_chance_and_the_others_all_of_it():
+    scores, kept = jnp.exp(jax.random.normal(jax.random.key(0), (100,))), (jnp.arange(100) % 4 > 0).astype(jnp.float32)
+    for wanted in (7.0, 60.0, 75.0, 90.0):
+        p = np.asarray(gate(scores, jnp.float32(wanted), 0.5, 0.3, kept).inclusion)
+        assert (p[::4] == 0).all() and abs(p.sum() - min(wanted, 75)) < 2e-3
+        alone = gate(scores[kept > 0], jnp.float32(wanted), 0.5, 0.3).inclusion
+        np.testing.assert_allclose(p[kept > 0], alone, atol=1e-4)
+
+
 def test_systematic_draws_have_their_probabilities_and_a_fixed_count():
     p = jax.random.uniform(jax.random.key(0), (40,)) * 0.5
     p = exactly(p, jnp.float32(7.3))

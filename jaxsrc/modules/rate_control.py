@@ -126,21 +126,31 @@ class Probabilities(NamedTuple):
 
 
 def gate(
-    scores: Float[Array, "c"], wanted: Float[Array, ""], temperature: Scalar, mixed: Scalar
+    scores: Float[Array, "c"],
+    wanted: Float[Array, ""],
+    temperature: Scalar,
+    mixed: Scalar,
+    kept: Float[Array, "c"] | None = None,
 ) -> Probabilities:
     """p_i = (1 - m) sigmoid((ln s_i - ln t) / T) + m wanted / c, with t solved so that the sum is `wanted`.
 
     Scores are positive; only their ratios matter, so a shift of all of them by any factor changes nothing. `mixed` is the
-    share of a uniform draw: no candidate is ever less likely than m times the rate.
+    share of a uniform draw: no candidate is ever less likely than m times the rate. kept: 1 for the candidates that take
+    part, whose number is c then, 0 for those whose chance is 0; None for all.
     """
-    c = scores.shape[0]
-    wanted = jnp.clip(wanted, 0, c)
+    kept = jnp.ones(scores.shape[0]) if kept is None else kept
+    wanted = jnp.clip(wanted, 0, kept.sum())
     logs = jnp.log(jnp.maximum(scores, TINY))
     edge = 12 * temperature  # beyond it the sigmoid is 0 or 1 to float32
-    total = lambda t: jax.nn.sigmoid((logs[None] - t[:, None]) / temperature).sum(1)
+    total = lambda t: (kept * jax.nn.sigmoid((logs[None] - t[:, None]) / temperature)).sum(1)
     level = solve(total, wanted, logs.min() - edge, logs.max() + edge)
-    soft = exactly(jax.nn.sigmoid((logs - level) / temperature), wanted)
-    return Probabilities((1 - mixed) * soft + mixed * wanted / c, jnp.exp(level))
+    soft = exactly(kept * jax.nn.sigmoid((logs - level) / temperature), wanted, kept)
+    return Probabilities((1 - mixed) * soft + mixed * even(wanted, kept), jnp.exp(level))
+
+
+def even(wanted: Float[Array, ""], kept: Float[Array, "c"]) -> Float[Array, "c"]:
+    """The same chance for each candidate that is kept."""
+    return kept * jnp.minimum(wanted / jnp.maximum(kept.sum(), 1), 1)
 
 
 def proportional(scores: Float[Array, "c"], wanted: Float[Array, ""], mixed: Scalar) -> Probabilities:
@@ -155,11 +165,13 @@ def proportional(scores: Float[Array, "c"], wanted: Float[Array, ""], mixed: Sca
     return Probabilities(exactly(jnp.minimum(1, q * jnp.exp(-x)), wanted), jnp.exp(x))
 
 
-def exactly(p: Float[Array, "c"], wanted: Float[Array, ""]) -> Float[Array, "c"]:
-    """Probabilities moved so that they sum to `wanted`: scaled down, or their distances from one are."""
-    total, c = p.sum(), p.shape[0]
+def exactly(
+    p: Float[Array, "c"], wanted: Float[Array, ""], kept: Float[Array, "c"] | float = 1.0
+) -> Float[Array, "c"]:
+    """Probabilities moved so that they sum to `wanted`: scaled down, or their distances from one are, where `kept` is 1."""
+    total, c = p.sum(), jnp.broadcast_to(kept, p.shape).sum()
     down = p * wanted / jnp.maximum(total, TINY)
-    up = 1 - (1 - p) * (c - wanted) / jnp.maximum(c - total, TINY)
+    up = kept * (1 - (1 - p) * (c - wanted) / jnp.maximum(c - total, TINY))
     return jnp.clip(jnp.where(total > wanted, down, up), 0, 1)
 
 

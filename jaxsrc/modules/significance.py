@@ -7,7 +7,7 @@ from typing import Annotated
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 from pydantic import Field
 
 from jaxsrc.errors import UserError
@@ -75,13 +75,15 @@ def aged(
     return mean + (measured - mean) * keep
 
 
-def windowed(
-    scores: Float[Array, "c"], loss: Float[Array, "c"], cap: int | float, drop: int | float
-) -> Float[Array, "c"]:
-    """Scores no larger than their quantile `cap`; those of the share `drop` with the largest losses at the smallest score.
-
-    A wrong label keeps its loss high for as long as the model is right, so hard samples beyond any bound are mostly noise.
-    """
-    if drop:
-        scores = jnp.where(loss > jnp.quantile(loss, 1 - drop), scores.min(), scores)
+def capped(scores: Float[Array, "c"], cap: int | float) -> Float[Array, "c"]:
+    """Scores no larger than their quantile `cap`."""
     return jnp.minimum(scores, jnp.quantile(scores, cap)) if cap < 1 else scores
+
+
+def doubtful(gradient: Float[Array, "c"], bound: int | float, share: int | float | Array) -> Bool[Array, "c"]:
+    """Samples whose label the model contradicts: |p - y| above `bound`, at most the share `share` with the largest.
+
+    |p - y|^2 = 1 - 2 p_y + sum_k p_k^2: 1 - 1/k where the model knows nothing, 2 where it is sure of another label. So what
+    an unsure model gets wrong is kept, and a wrong label is left out for as long as it was not learned by heart.
+    """
+    return (gradient > bound) & (gradient > jnp.quantile(gradient, 1 - share))
