@@ -62,7 +62,7 @@ def start(gate: Gate, count: int) -> GateState:
 
 class Chosen(NamedTuple):
     """rows: numbers of the samples in each place; weights: of their losses, summing to about 1; threshold: score with even
-    odds, 0 where there is none; scored: samples that a forward pass scored for it."""
+    odds, 0 where there is none; scored: samples that a forward pass scored for it; doubted: candidates that were left out."""
 
     rows: Int[Array, "p"]
     weights: Float[Array, "p"]
@@ -70,6 +70,7 @@ class Chosen(NamedTuple):
     account: Account
     threshold: Float[Array, ""]
     scored: Float[Array, ""]
+    doubted: Float[Array, ""]
 
 
 Score = Callable[[Int[Array, "c"]], Float[Array, "c 4"]]
@@ -209,7 +210,8 @@ def choose(
     if takes_all(gate) or sizes.candidates == sizes.capacity:
         selection = everything(len(rows))
         weights = selection.filled / len(rows)
-        return Chosen(rows, weights, selection, state.account, jnp.float32(0), jnp.float32(0)), state
+        nothing = jnp.float32(0)
+        return Chosen(rows, weights, selection, state.account, nothing, nothing, nothing), state
     rate, energy = rate_of(gate), gate.energy if isinstance(gate, SundewGate) else None
     power, drawing = jax.random.split(key)
     wanted, have = rate_control.allowance(
@@ -226,7 +228,8 @@ def choose(
     made = selection.filled.sum()
     account = rate_control.settle(state.account, made, have, rate, sizes.candidates, energy)
     weights = weigh(gate, used, selection, sizes.candidates)
-    return Chosen(rows[selection.places], weights, selection, account, used.chances.threshold, scored), state
+    doubted = (1 - used.kept).sum()
+    return Chosen(rows[selection.places], weights, selection, account, used.chances.threshold, scored, doubted), state
 
 
 def remember(state: GateState, chosen: Chosen, measured: Float[Array, "p 4"]) -> GateState:
@@ -252,8 +255,9 @@ def figures(chosen: Chosen, sizes: Sizes) -> dict[str, tuple[Array, Array]]:
         "rate": (s.filled.sum(), jnp.float32(sizes.passed)),
         "threshold": (chosen.threshold, one),
         "effective": (effective_size(chosen.weights), one),
-        "overflow": (s.overflow, one),
+        "over_capacity": (s.overflow, one),
         "empty": (s.empty, one),
         "scored": (chosen.scored, jnp.float32(sizes.passed)),
+        "doubted": (chosen.doubted, jnp.float32(sizes.candidates)),
         "energy": (chosen.account.energy, one),
     }

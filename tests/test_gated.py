@@ -101,7 +101,7 @@ def test_every_arm_is_a_configuration(gate):
     params, carry = jax.eval_shape(experiment.init, jax.random.key(0))
     step = lambda p, c, b: experiment.loss(p, c, b, jax.random.key(0), train=True)
     loss, (metrics, after) = jax.eval_shape(step, params, carry, abstract)
-    assert loss.shape == () and {"rate", "scored", "empty", "overflow", "effective"} <= set(metrics)
+    assert loss.shape == () and {"rate", "scored", "empty", "over_capacity", "doubted", "effective"} <= set(metrics)
     assert jax.tree.structure(after) == jax.tree.structure(carry)
 
 
