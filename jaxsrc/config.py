@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
@@ -52,18 +53,23 @@ def read_yaml(text: str, name: str) -> Any:
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 0
         raise UserError(f"{name}, line {line}: expected YAML, got {error.problem}; mend that line") from None
+    except (yaml.YAMLError, TypeError, ValueError) as error:  # a control character, a key that is a list, a 13th month
+        why = " ".join(str(error).split())
+        raise UserError(f"{name}: expected YAML of plain keys and values, got: {why}; mend the file") from None
 
 
-def _read(path: Path) -> dict:
+def read(path: Path) -> dict:
+    """The keys and values of a YAML file; UserError where there are none, with near names for a file that is not there."""
     if not path.is_file():
         folder = path.parent if path.parent.is_dir() else Path("configs")
         near = difflib.get_close_matches(path.stem, [p.stem for p in sorted(folder.glob("*.yaml"))], 3, 0.4)
-        offer = ", ".join(str(folder / f"{n}.yaml") for n in near) or f"see {folder}/"
-        raise UserError(f"expected a configuration file, got {path} which does not exist; did you mean: {offer}")
+        offer = f"did you mean {', '.join(str(folder / f'{n}.yaml') for n in near)}?" if near else f"see {folder}/"
+        what = "is not a file" if path.exists() else "does not exist"
+        raise UserError(f"expected a configuration file, got {path}, which {what}; {offer}")
     try:
         text = path.read_text()
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"expected a readable YAML file, got {path}: {error}") from None
+        raise UserError(f"expected a readable YAML file, got {path}: {error}; save it as UTF-8 text") from None
     raw = read_yaml(text, str(path))
     if raw is None:
         return {}
@@ -140,7 +146,7 @@ def load(schema: type[T], path: Path | str | None = None, overrides: Sequence[st
 
     Errors: ConfigError with every problem, one line each; UserError where the file cannot be read.
     """
-    raw = _read(Path(path)) if path is not None else {}
+    raw = read(Path(path)) if path is not None else {}
     problems = [problem for text in overrides if (problem := _override(raw, text))]
     return from_dict(schema, raw, problems)
 
@@ -148,7 +154,8 @@ def load(schema: type[T], path: Path | str | None = None, overrides: Sequence[st
 def from_dict(schema: type[T], raw: Any, problems: Sequence[str] = ()) -> T:
     """Validate plain data into the dataclass; raises ConfigError with all problems."""
     unknown = dict(_unknown(schema, raw))
-    found = [*problems, *unknown.values()]
+    endless = [k for k, v in _flat(raw).items() if isinstance(v, float) and not math.isfinite(v)]
+    found = [*problems, *unknown.values(), *(f"{key}: expected a finite number" for key in endless)]
     try:
         built = TypeAdapter(schema).validate_python(raw)
     except ValidationError as error:
@@ -158,8 +165,7 @@ def from_dict(schema: type[T], raw: Any, problems: Sequence[str] = ()) -> T:
                 if not any(path.endswith(str(item["loc"][-1])) for path in unknown):
                     found.append(f"{where}: unknown key")
                 continue
-            got = repr(item["input"]) if not isinstance(item["input"], (dict, list)) else type(item["input"]).__name__
-            found.append(f"{where or 'configuration'}: {_expected(item['msg'])}, got {got}")
+            found.append(f"{where or 'configuration'}: {_expected(item)}, got {_got(item)}")
         raise ConfigError(found) from None
     if found:
         raise ConfigError(found)
@@ -177,8 +183,21 @@ def _is_kind(part: str, raw: Any) -> bool:
     return isinstance(raw, list) and any(_is_kind(part, v) for v in raw)
 
 
-def _expected(message: str) -> str:
-    return message[0].lower() + message[1:].replace("Input should be", "expected").replace("input should be", "expected")
+def _got(item: Any) -> str:
+    if item["type"] == "union_tag_invalid":
+        return repr(item["ctx"]["tag"])
+    return type(item["input"]).__name__ if isinstance(item["input"], (dict, list)) else repr(item["input"])
+
+
+def _expected(item: Any) -> str:
+    """One of pydantic's errors in our words."""
+    if item["type"] in ("union_tag_invalid", "union_tag_not_found"):
+        return f"expected a kind among {item['ctx'].get('expected_tags', 'those of this section')}"
+    message = item["msg"].replace("String should match", "Input should be text of the")
+    if item["type"].endswith("parsing") or item["type"] == "int_from_float":
+        message = message.split(", ")[0]  # the rest says what came
+    wanted = message.removeprefix("Input should ").removeprefix("be ")
+    return f"expected {wanted}" if wanted != message else message[0].lower() + message[1:]
 
 
 def to_dict(config: Any) -> dict:

@@ -30,8 +30,8 @@ class RunConfig:
     """A whole run. name: of its folder under runs/; seed: of parameters, data order and augmentation; gate: which samples a
     step trains on, for experiments whose samples have losses of their own; its name alone will do: `gate: sundew`."""
 
-    name: str = "arc_sheaf"
-    seed: Annotated[int, Field(ge=0)] = 0
+    name: Annotated[str, Field(pattern=r"^\w[\w.-]*$")] = "arc_sheaf"
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     experiment: ExperimentConfig = field(default_factory=ArcConfig)
     gate: GateConfig | None = None
     optim: OptimConfig = field(default_factory=OptimConfig)

@@ -48,6 +48,30 @@ def test_duplicate_keys_name_the_line(tmp_path):
         config.load(RunConfig, path)
 
 
+@pytest.mark.parametrize("text", ["name: a\0b\n", "? [a]\n: 3\n", "name: 2020-13-45\n"])
+def test_yaml_that_is_no_plain_data_is_one_line(tmp_path, text):
+    path = tmp_path / "a.yaml"
+    path.write_text(text)
+    with pytest.raises(UserError, match=r"a.yaml: expected YAML of plain keys and values, got: [^\n]+; mend the file$"):
+        config.load(RunConfig, path)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("optim.ema=high", "optim.ema: expected a valid number, got 'high'"),
+        ("optim.learning_rate=.inf", "optim.learning_rate: expected a finite number"),
+        ("seed=4294967296", "seed: expected less than 4294967296, got 4294967296"),  # JAX would take it for 0
+        ("seed=1.5", "seed: expected a valid integer, got 1.5"),
+        ("experiment={kind: arcc}", "experiment: expected a kind among 'arc', 'depth', 'hybrid', 'image', 'text', got 'arcc'"),
+        ("name=../x", r"name: expected text of the pattern .*, got '../x'"),
+    ],
+)
+def test_a_value_that_cannot_be_is_named_with_what_was_expected(override, message):
+    with pytest.raises(ConfigError, match=f"^{message}$"):
+        config.load(RunConfig, CONFIGS[0], [override])
+
+
 @pytest.mark.parametrize("text", ["seed: [1\nname: x\n", "a: b: c\n"])
 def test_malformed_yaml_names_the_line(tmp_path, text):
     path = tmp_path / "a.yaml"
@@ -82,4 +106,7 @@ def test_a_run_of_an_older_version_is_the_same_run_and_one_that_differs_is_not(t
     check_folder(tmp_path, resolved)
     (tmp_path / "config.yaml").write_text(yaml.safe_dump({**older, "seed": resolved["seed"] + 1}))
     with pytest.raises(UserError, match="seed"):
+        check_folder(tmp_path, resolved)
+    (tmp_path / "config.yaml").write_text("- 1\n")
+    with pytest.raises(UserError, match="expected keys and values"):
         check_folder(tmp_path, resolved)
