@@ -17,7 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from tensorboardX import summary
 from tensorboardX.event_file_writer import EventsWriter
-from tensorboardX.proto.event_pb2 import Event, SessionLog  # pyright: ignore[reportAttributeAccessIssue]  # pyright: ignore[reportAttributeAccessIssue]
+from tensorboardX.proto.event_pb2 import Event, SessionLog  # pyright: ignore[reportAttributeAccessIssue]
 
 from jaxsrc import report_html
 
@@ -82,11 +82,15 @@ class Report:
         self._kept = self._load()
 
     def _load(self) -> dict[str, Any]:
-        path = self.run / "report.json"
+        """What reports before this one kept in the folder; of a damaged file only what is sound."""
+        kept: dict[str, Any] = {"header": [], "environment": {}, "notes": [], "tables": {}, "pictures": {}, "stages": {}}
+        kept |= {"status": "", "trained": False}
         try:
-            return json.loads(path.read_text())
+            found = json.loads((self.run / "report.json").read_text())
         except (OSError, ValueError):
-            return {"header": [], "environment": {}, "notes": [], "tables": {}, "pictures": {}, "stages": {}}
+            return kept
+        sound = found.items() if isinstance(found, dict) else ()
+        return kept | {k: v for k, v in sound if k in kept and type(v) is type(kept[k])}
 
     def _store(self) -> None:
         temporary = self.run / "report.json.new"
@@ -100,14 +104,14 @@ class Report:
         return self._board
 
     @property
-    def status(self) -> str:
-        """How this run, or the one before it in this folder, was closed; '' while it trains."""
-        return self._kept.get("status", "")
+    def trained(self) -> bool:
+        """Whether the training in this folder was closed as finished, whatever was measured on it since."""
+        return self._kept["trained"]
 
     def start(self, header: Sequence[str], environment: Mapping[str, str]) -> None:
         """First lines of a run."""
         self._kept["header"], self._kept["environment"] = list(header), dict(environment)
-        self._kept["status"] = ""
+        self._kept["status"], self._kept["trained"] = "", False
         for line in header:
             self.say(line)
         self._store()
@@ -200,9 +204,10 @@ class Report:
             self._progress = None
 
     def close(self, status: str) -> Path:
-        """Write report.html and say where it is."""
+        """Write report.html and say where it is; status: 'finished' once training is over, or what else came to its end."""
         self.stop_progress()
         self._kept["status"] = status
+        self._kept["trained"] = self._kept["trained"] or status == "finished"
         self._store()
         if self._board is not None:
             self._board.close()
@@ -219,9 +224,11 @@ def records(run: Path) -> list[dict[str, Any]]:
     found = []
     for line in path.read_text().splitlines() if path.exists() else []:
         try:
-            found.append(json.loads(line))
+            record = json.loads(line)
         except ValueError:
             continue
+        if isinstance(record, dict) and "step" in record:
+            found.append(record)
     return found
 
 

@@ -4,6 +4,7 @@ import json
 import re
 from html.parser import HTMLParser
 
+import pytest
 from PIL import Image
 
 from jaxsrc.report import Report, records
@@ -77,6 +78,16 @@ def test_a_second_report_in_the_folder_keeps_tables_and_pictures(tmp_path):
     page = again.close("evaluated").read_text()
     assert "scores &amp; more" in page and "another" in page and "a picture" in page
     assert json.loads((tmp_path / "report.json").read_text())["status"] == "evaluated"
+    assert Report(tmp_path, quiet=True).trained
+
+
+@pytest.mark.parametrize("content", ["[]", '{"notes": 3, "tables": []}', "{", '{"status": 1, "environment": null}'])
+def test_a_damaged_report_is_begun_anew(tmp_path, content):
+    (tmp_path / "report.json").write_text(content)
+    (tmp_path / "metrics.jsonl").write_text('3\n{"a": 1}\n{"step": 1, "t": 0.1, "loss": 2.0}\n')
+    report = filled(tmp_path)
+    assert not report.trained and [r["step"] for r in records(tmp_path)] == [1, 1, 2, 3]
+    assert "scores &amp; more" in report.close("finished").read_text()
 
 
 def test_plain_lines_where_there_is_no_terminal(tmp_path, capsys):
