@@ -81,8 +81,11 @@ class ArcExperiment:
 
     @cached_property
     def episodes(self) -> tuple[list[StalkTask], list[StalkTask]]:
-        """Training and held-out tasks under their canvases; tasks that no canvas fits are left out."""
+        """Training and held-out tasks, each under the first canvas that has the size of its test outputs; tasks that no canvas
+        fits are left out. UserError where a task that is to be scored is trained on: now, and not after the training."""
         training, held = self.tasks
+        if self.config.data.evaluate not in self.config.data.exclude:
+            refuse_leaks(training, load(self.config.data.evaluate))
         found = lambda tasks: [s for t in tasks if (s := stalk_task(t)) is not None]
         return found(training), found(held)
 
@@ -127,7 +130,10 @@ class ArcExperiment:
         return LearnedSections(self.config.model, params, views)
 
     def validate(self, params: PyTree, stage: int) -> dict[str, float]:
-        """Exact match of the closed-form extension alone on the held-out tasks up to the stage's scale, by scale."""
+        """Exact match of the closed-form extension alone on the held-out tasks up to the stage's scale, by scale.
+
+        The size of the answer is given (see `episodes`), so this is above what `evaluate --held-out` finds.
+        """
         learned = self.learned(params)
         limit = self.config.stages[stage].scale
         scale = {t.id: t.scale for t in self.tasks[1] if t.scale <= limit}

@@ -6,10 +6,8 @@ import argparse
 import os
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -37,6 +35,7 @@ from jaxsrc.solver.solve import SolverConfig, solve
 from jaxsrc.sweep import SweepExperiment
 from jaxsrc.text_examples import TextExamples
 from jaxsrc.text_experiment import TextExperiment
+from jaxsrc.workers import end_with_parent, pool
 
 ARMS: dict[str, tuple[Family, ...]] = {
     "hand-made kernel, no learning": ("hand-made",),
@@ -63,6 +62,7 @@ _worker: tuple[SolverConfig, LearnedSections | None] | None = None
 def _prepare(run: Path, which: str, views: int | None, device: str) -> None:
     """Open the run once in a worker process."""
     global _worker
+    end_with_parent()
     runtimes.start(RuntimeConfig(device=device))  # type: ignore[arg-type]
     opened = open_run(run, which)
     _worker = solver_of(opened, views)
@@ -99,7 +99,7 @@ def _work(task: Task) -> Solved:
 def solve_all(
     tasks: Sequence[Task], run: Path, which: str, views: int | None, device: str, workers: int
 ) -> Iterator[Solved]:
-    """Solve tasks in worker processes, largest first so that none is left waiting for one; order of completion."""
+    """Solve tasks in worker processes, largest first so that none is left waiting for one; results in that order."""
     order = sorted(tasks, key=lambda t: -sum(p.input.size for p in t.pairs))
     prepare = partial(_prepare, run, which, views, device)
     if workers == 1:
@@ -108,22 +108,24 @@ def solve_all(
         return
     os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_cpu_multi_thread_eigen=false"
     os.environ.update(OPENBLAS_NUM_THREADS="1", OMP_NUM_THREADS="1")
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=prepare) as pool:
-        yield from pool.map(_work, order, chunksize=2)
+    with pool(workers, prepare) as processes:
+        yield from processes.map(_work, order, chunksize=2)
 
 
 def watch(solved: Iterator[Solved], total: int, report: Report) -> list[Solved]:
     """Collect results, saying how far things are every few seconds."""
     found: list[Solved] = []
-    start = last = time.monotonic()
+    first = last = time.monotonic()
     right = 0
     for one in solved:
         found.append(one)
         right += scoring.score(one.task, one.answers[MAIN]).pass2
         now = time.monotonic()
+        if len(found) == 1:
+            first = now  # before it the workers start and compile
         if now - last > 10 or len(found) == total:
-            left = (now - start) / len(found) * (total - len(found))
-            report.say(f"{len(found)}/{total} tasks, {right} solved in two attempts, about {left:.0f} s left")
+            left = f", about {(now - first) / (len(found) - 1) * (total - len(found)):.0f} s left" if len(found) > 9 else ""
+            report.say(f"{len(found)}/{total} tasks, {right} solved in two attempts{left}")
             last = now
     return found
 
@@ -135,8 +137,8 @@ def summarize(found: Sequence[Solved], name: str, report: Report, out: Path) -> 
     }
     report.table(f"{name}: methods", scoring.COLUMNS, [scoring.row(arm, s) for arm, s in scores.items()])
     report.table(f"{name}: {MAIN}, by scale", scoring.COLUMNS, scoring.by_scale(scores[MAIN]))
-    label = "".join(c if c.isalnum() else "_" for c in name).strip("_")
-    pages = arc_pages.pages(found, MAIN, out / "pictures", label)
+    label = "".join(c if c.isalnum() else "_" for c in name).strip("_")[-100:]
+    pages = arc_pages.pages(found, MAIN, name, out / "pictures", label)
     bars = arc_pages.scale_bars(scores, out / "pictures" / f"{label}_scales.png")
     for title, path in [*pages, ("tasks solved by scale", bars)]:
         report.picture(f"{name}: {title}", path)
@@ -181,8 +183,13 @@ def _text(args: argparse.Namespace, opened: OpenRun) -> int:
 
 def main(arguments: list[str]) -> int:
     args = parser().parse_args(arguments)
-    if args.limit < 0 or min(args.depths) < 0:
-        raise UserError(f"--limit, --depths: expected none below 0, got {args.limit} and {args.depths}; raise them")
+    if min(args.limit, args.workers, *args.depths) < 0:
+        got = f"{args.limit}, {args.workers} and {args.depths}"
+        raise UserError(f"--limit, --workers, --depths: expected none below 0, got {got}; raise them")
+    if args.views is not None and not 1 <= args.views <= 8:
+        raise UserError(f"--views: expected 1 to 8, got {args.views}; choose one of them")
+    if args.held_out and args.tasks:
+        raise UserError("expected --held-out or --tasks, got both; leave one of them out")
     runtime = runtimes.start(RuntimeConfig(device=args.device))
     opened = open_run(args.run, args.checkpoint, args.member)
     if isinstance(opened.experiment, GatedExperiment):
@@ -213,6 +220,8 @@ def main(arguments: list[str]) -> int:
     sources = ["held-out training tasks"] if args.held_out else args.tasks or [experiment.config.data.evaluate]
     for source in sources:
         tasks = list(experiment.tasks[1] if args.held_out else load(source))[: args.limit or None]
+        if not tasks:
+            raise UserError("--held-out: expected training tasks that were held out, got none in this run; leave it out")
         if any(p.output is None for t in tasks for p in t.test):
             raise UserError(f"expected known test outputs in {source}, got some without; score a set with solutions")
         refuse_leaks(experiment.tasks[0], tasks)

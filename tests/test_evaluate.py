@@ -7,9 +7,12 @@ import numpy as np
 import pytest
 
 from jaxsrc import evaluate, submission, train
-from jaxsrc.arc_experiment import ArcConfig, ArcExperiment
+from jaxsrc.arc_experiment import ArcConfig, ArcDataConfig, ArcExperiment
 from jaxsrc.curriculum import StageConfig
+from jaxsrc.data.arc import Pair, Task
 from jaxsrc.errors import ConfigError, UserError
+from jaxsrc.plots import arc_pages
+from jaxsrc.report import Report
 
 SMALL = ("experiment.model.width=16", "experiment.model.stalk=4", "experiment.model.layers=1", "experiment.model.keys=16")
 
@@ -36,12 +39,20 @@ def folder(path: Path, **tasks: dict) -> Path:
 def trained(tmp_path_factory) -> Path:
     """A run of two steps on six tasks: what it answers is the closed form's work."""
     base = tmp_path_factory.mktemp("evaluate")
-    known = folder(base / "known", **{f"k{i}": swapped(i, 1 + i % 3, 5 + i % 4) for i in range(6)})
-    data = f"experiment.data={{train: [{known}], exclude: [], hold_out: false, evaluate: {known}}}"
+    assert train.main(training(base)) == 0
+    return base / "run"
+
+
+def training(base: Path) -> list[str]:
+    """The command, its data made where they are not there."""
+    known, scored = base / "known", base / "scored"
+    if not known.exists():
+        folder(known, **{f"k{i}": swapped(i, 1 + i % 3, 5 + i % 4) for i in range(6)})
+        folder(scored, a=swapped(70, 1, 9))
+    data = f"experiment.data={{train: [{known}], exclude: [], hold_out: false, evaluate: {scored}}}"
     stages = "experiment.stages=[{scale: 0, steps: 2, batch: 2}]"
     arguments = ["configs/arc_sheaf.yaml", *SMALL, data, stages, "optim.warmup_steps=1", "train.best=''", "--device", "cpu"]
-    assert train.main([*arguments, "--out", str(base / "run")]) == 0
-    return base / "run"
+    return [*arguments, "--out", str(base / "run")]
 
 
 def test_an_evaluation_scores_draws_and_writes_a_valid_submission(trained, tmp_path, capsys):
@@ -56,6 +67,42 @@ def test_an_evaluation_scores_draws_and_writes_a_valid_submission(trained, tmp_p
     assert submission.main(["score", str(found[0]), "--tasks", str(fresh)]) == 0
     assert "2 of 2 tasks whole" in capsys.readouterr().out
     assert list((trained / "pictures").glob("*_solved.png")) and list((trained / "pictures").glob("*_scales.svg"))
+
+
+def test_a_finished_training_stays_finished_whatever_was_measured_since(trained, capsys):
+    Report(trained, quiet=True).close("evaluated")
+    before = (trained / "metrics.jsonl").read_bytes()
+    assert train.main(training(trained.parent)) == 0
+    assert "this run is finished (step 2)" in capsys.readouterr().out
+    assert (trained / "metrics.jsonl").read_bytes() == before
+
+
+def test_training_on_what_the_configuration_scores_is_refused_before_the_first_step(tmp_path):
+    known = str(folder(tmp_path / "known", k0=swapped(0, 1, 5)))
+    made = ArcExperiment(ArcConfig(data=ArcDataConfig(train=(known,), exclude=(), hold_out=False, evaluate=known)))
+    with pytest.raises(UserError, match="expected no training task whose test output is scored, got 1: k0"):
+        made.stages[0].batch_at(0, 0)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--workers", "-1"], "--workers, --depths: expected none below 0"),
+        (["--views", "9"], "--views: expected 1 to 8, got 9"),
+        (["--held-out", "--tasks", "arcagi1:evaluation"], "expected --held-out or --tasks, got both"),
+        (["--held-out"], "--held-out: expected training tasks that were held out, got none"),
+    ],
+)
+def test_options_that_cannot_be_are_refused(trained, options, message):
+    with pytest.raises(UserError, match=message):
+        evaluate.main([str(trained), *options, "--device", "cpu"])
+
+
+def test_the_picture_of_a_failed_task_shows_a_test_that_was_failed():
+    grids = [np.full((2, 2), i, np.uint8) for i in range(3)]
+    task = Task("two", "here", (Pair(grids[0], grids[1]),), (Pair(grids[0], grids[1]), Pair(grids[1], grids[2])))
+    row = arc_pages._row(evaluate.Solved(task, {"arm": [[grids[1], grids[0]]]}, "guessed", 1.0), "arm")
+    assert row.outcome == "failed" and "test 2 of 2" in row.scale and row.truth is grids[2]
 
 
 def test_a_task_that_was_trained_on_is_not_scored(trained, tmp_path):
@@ -89,8 +136,6 @@ def test_a_stage_without_tasks_says_which_key_to_raise(tmp_path):
         pair["input"] = np.kron(pair["input"], np.ones((3, 3), int)).tolist()
         pair["output"] = np.kron(pair["output"], np.ones((3, 3), int)).tolist()
     where = folder(tmp_path / "big", big=big)
-    from jaxsrc.arc_experiment import ArcDataConfig
-
     data = ArcDataConfig(train=(str(where),), exclude=(), hold_out=False)
     made = ArcExperiment(ArcConfig(data=data, stages=(StageConfig(scale=0, steps=1, batch=1),)))
     with pytest.raises(UserError, match=r"expected training tasks of scale 0.*raise experiment.stages.N.scale"):

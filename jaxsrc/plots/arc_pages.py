@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from matplotlib.axes import Axes
 
 from jaxsrc.data.arc import SIDES
 from jaxsrc.plots import style
 from jaxsrc.plots.grids import GalleryRow, gallery_page
-from jaxsrc.scoring import TaskScore, score, wilson
+from jaxsrc.scoring import TaskScore, hits, score, truths_of, wilson
 
 if TYPE_CHECKING:
     from jaxsrc.evaluate import Solved
@@ -20,15 +21,18 @@ ROWS = 6
 
 
 def _row(solved: Solved, arm: str) -> GalleryRow:
-    task, answers = solved.task, solved.answers[arm]
-    attempts = [answer[0] for answer in answers[:2]]
+    """The first test input that was failed, or the first of all where none was."""
+    task, best = solved.task, solved.answers[arm][:2]
+    right = hits(best, truths_of(task)).any(0)
+    shown = int(right.argmin())
+    which = f"; test {shown + 1} of {len(right)}" if len(right) > 1 else ""
     return GalleryRow(
         title=task.id,
-        scale=f"scale {task.scale}; {solved.how}",
+        scale=f"scale {task.scale}; {solved.how}{which}",
         demonstrations=[(p.input, p.output) for p in task.train if p.output is not None],
-        test=task.test[0].input,
-        attempts=[*attempts, *[None] * (2 - len(attempts))],
-        truth=task.test[0].output,
+        test=task.test[shown].input,
+        attempts=[*(answer[shown] for answer in best), *[None] * (2 - len(best))],
+        truth=task.test[shown].output,
     )
 
 
@@ -39,14 +43,14 @@ def _spread(found: Sequence[Solved], rows: int) -> list[Solved]:
     return [ordered[i] for i in picks]
 
 
-def pages(found: Sequence[Solved], arm: str, folder: Path, label: str) -> list[tuple[str, Path]]:
-    """(title, PNG) of a page of solved and a page of failed tasks, SVG beside them."""
+def pages(found: Sequence[Solved], arm: str, name: str, folder: Path, label: str) -> list[tuple[str, Path]]:
+    """(title, PNG) of a page of solved and a page of failed tasks, SVG beside them; name: of the tasks, label: of the files."""
     folder.mkdir(parents=True, exist_ok=True)
     out = []
     for title, wanted in (("solved", True), ("failed", False)):
         part = [s for s in found if score(s.task, s.answers[arm]).pass2 is wanted]
         if part:
-            figure = gallery_page([_row(s, arm) for s in _spread(part, ROWS)], title=f"{label}: {title}, {len(part)} tasks")
+            figure = gallery_page([_row(s, arm) for s in _spread(part, ROWS)], title=f"{name}: {title}, {len(part)} tasks")
             path = folder / f"{label}_{title}.png"
             style.save(figure, path)
             out.append((title, path))
@@ -55,8 +59,15 @@ def pages(found: Sequence[Solved], arm: str, folder: Path, label: str) -> list[t
 
 def scale_bars(scores: Mapping[str, Sequence[TaskScore]], path: Path) -> Path:
     """Share of tasks solved in two attempts, by scale and method, with Wilson intervals."""
-    figure = style.blank(9, 4.2)
-    axes = figure.add_subplot()
+    with style.look():
+        figure = style.blank(9, 4.2)
+        figure.set_layout_engine("constrained")
+        _bars(figure.add_subplot(), scores)
+    style.save(figure, path)
+    return path
+
+
+def _bars(axes: Axes, scores: Mapping[str, Sequence[TaskScore]]) -> None:
     shown = {arm: s for arm, s in scores.items() if any(v.pass2 for v in s)} or dict(list(scores.items())[-1:])
     scales = sorted({s.task.scale for s in next(iter(shown.values()))})
     width = 0.8 / len(shown)
@@ -77,10 +88,8 @@ def scale_bars(scores: Mapping[str, Sequence[TaskScore]], path: Path) -> Path:
             color=gray, edgecolor="black", linewidth=0.5, error_kw={"elinewidth": 0.8, "capsize": 2},
         )  # fmt: skip
     counts = [sum(v.task.scale == s for v in next(iter(shown.values()))) for s in scales]
-    axes.set_xticks(np.arange(len(scales)), [f"up to {SIDES[s]}\n{n} tasks" for s, n in zip(scales, counts, strict=True)])
+    axes.set_xticks(np.arange(len(scales)), [f"sides to {SIDES[s]}\n{n} {'task' if n == 1 else 'tasks'}" for s, n in zip(scales, counts, strict=True)])
     axes.set_ylabel("solved in two attempts")
     axes.yaxis.set_major_formatter(lambda v, _: f"{v:.0%}")
-    axes.legend(frameon=False, fontsize=8)
+    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, fontsize=8)
     style.tidy(axes)
-    style.save(figure, path)
-    return path

@@ -1,0 +1,53 @@
+"""Worker processes end with the one that started them, however it ends."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+SCRIPT = """
+import os, time
+from functools import partial
+from pathlib import Path
+from jaxsrc.workers import end_with_parent, pool
+
+def prepare(folder):
+    end_with_parent()
+    Path(folder, str(os.getpid())).touch()
+
+def work(_):
+    time.sleep(100)
+
+if __name__ == "__main__":
+    with pool(2, partial(prepare, {folder!r})) as processes:
+        list(processes.map(work, range(8)))
+"""
+
+
+def alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+def test_no_worker_is_left_behind(tmp_path, number):
+    script, folder = tmp_path / "script.py", tmp_path / "workers"
+    folder.mkdir()
+    script.write_text(SCRIPT.format(folder=str(folder)))
+    process = subprocess.Popen([sys.executable, str(script)], stderr=subprocess.DEVNULL, env={**os.environ, "PYTHONPATH": os.getcwd()})
+    deadline = time.monotonic() + 60
+    while len(list(folder.iterdir())) < 2:
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.05)
+    process.send_signal(number)
+    process.wait(30)
+    workers = [int(p.name) for p in folder.iterdir()]
+    while any(map(alive, workers)):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
