@@ -23,8 +23,16 @@ from jaxsrc.runs import open_run
 from jaxsrc.runtime import Precision, RuntimeConfig
 
 
+def _positive(args: argparse.Namespace, *names: str) -> None:
+    """UserError for an option that is not above zero."""
+    for name in names:
+        if not getattr(args, name) > 0:
+            raise UserError(f"--{name}: expected a number above 0, got {getattr(args, name)}; raise it")
+
+
 def kan(args: argparse.Namespace) -> int:
     """The closed-form extension against gradients on a scale that the run did not train on."""
+    _positive(args, "seeds", "seconds", "limit")
     runtime = runtimes.start(RuntimeConfig(device=args.device))
     opened = open_run(args.run)
     if not isinstance(opened.experiment, ArcExperiment):
@@ -53,6 +61,7 @@ def kan(args: argparse.Namespace) -> int:
 
 def device(args: argparse.Namespace) -> int:
     """Step time and throughput of a configuration over devices, precisions and batch sizes."""
+    _positive(args, "steps", "seconds")
     config = configuration.load(RunConfig, args.config, args.override)
     precisions: list[Precision] = args.precision or ["float32"]
     points = bench_device.sweep(config, args.device or [], precisions, args.batch, args.seconds, args.steps)
@@ -63,13 +72,15 @@ def device(args: argparse.Namespace) -> int:
     missing = [d for d in ("cpu", "cuda", "metal") if d not in bench_device.present()]
     report.note(f"not measured, since not on this machine: {', '.join(missing) or 'nothing'}")
     (args.out / "bench_device.json").write_text(json.dumps([asdict(p) for p in points], indent=1))
-    report.picture("samples a second", throughput(points, args.out / "pictures" / "bench_device.png"))
+    if any(p.seconds for p in points):
+        report.picture("samples a second", throughput(points, args.out / "pictures" / "bench_device.png"))
     report.close("benchmarked")
     return DONE
 
 
 def sweep(args: argparse.Namespace) -> int:
     """A sweep's step, side by side and in turn, against its runs one after another."""
+    _positive(args, "rounds")
     config = configuration.load(RunConfig, args.config, args.override)
     report = Report(args.out)
     rows = bench_sweep.rows(bench_sweep.measure(config, args.rounds))

@@ -1,6 +1,7 @@
 """The closed-form extension against gradients, at the same data and on a scale that the encoder never trained on.
 
-Arms, all on the same test tasks and with the same readout (indicators of colours and copies):
+Arms, all on the same test tasks, whose answers' sizes are given (`episodes.fitting_canvas`), and with the same readout
+(indicators of colours and copies):
     extension   the run's encoder, least squares in closed form
     readout     the same keys, the readout fitted to each task by Adam on the same squared loss
     fine-tune   the run's encoder trained on by gradient on larger tasks, then the closed form
@@ -25,6 +26,7 @@ from flax import nnx
 
 from jaxsrc.arc_experiment import ArcExperiment
 from jaxsrc.data.arc import SIDES
+from jaxsrc.errors import UserError
 from jaxsrc.models.sheaf_solver import value_targets
 from jaxsrc.modules.kan_extension import fit_primal
 from jaxsrc.optim import OptimConfig, make_optimizer
@@ -62,8 +64,11 @@ class Split:
 
 
 def split(experiment: ArcExperiment, scale: int, limit: int) -> Split:
-    """Training tasks whose canvas is larger than any the run trained on, every other one (by content) for the test."""
-    trained = max(c.side for c in experiment.config.stages if c.steps)
+    """Training tasks whose canvas is larger than any the run trained on, every other one (by content) for the test.
+
+    Errors: UserError where there are not two of them.
+    """
+    trained = max((c.side for c in experiment.config.stages if c.steps), default=0)
     train: list[tuple[StalkTask, float]] = []
     test: list[tuple[StalkTask, float]] = []
     for task in sorted(experiment.tasks[0], key=lambda t: t.digest):
@@ -74,6 +79,11 @@ def split(experiment: ArcExperiment, scale: int, limit: int) -> Split:
             continue
         (test if len(test) <= len(train) else train).append((found, took))
     train, test = train[:limit], test[:limit]
+    if not train:
+        raise UserError(
+            f"--scale: expected training tasks with sides of {trained + 1} to {SIDES[scale]}, which the run did not train on, got "
+            f"{len(test)}; choose a larger scale"
+        )
     return Split([t for t, _ in train], [t for t, _ in test], sum(s for _, s in test), sum(s for _, s in train))
 
 

@@ -22,6 +22,21 @@ def test_a_configuration_is_measured_without_its_data(tmp_path, capsys):
     assert "not measured, since not on this machine: cuda, metal" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("arguments", "name"),
+    [
+        (["kan", "nowhere", "--seeds", "0"], "seeds"),
+        (["kan", "nowhere", "--seconds", "nan"], "seconds"),
+        (["kan", "nowhere", "--limit", "-3"], "limit"),
+        (["device", "--steps", "0"], "steps"),
+        (["sweep", "--rounds", "0"], "rounds"),
+    ],
+)
+def test_a_bench_of_nothing_is_refused(arguments, name):
+    with pytest.raises(UserError, match=f"--{name}: expected a number above 0"):
+        bench.main(arguments)
+
+
 def test_the_best_batch_is_the_least_one_near_the_top():
     points = [Point("cpu", "float32", b, 1.0, [s] * 5) for b, s in ((1, 1.0), (8, 1.0), (16, 1.99), (64, 16.0))]
     assert best(points)["cpu"].batch == 8
