@@ -213,6 +213,11 @@ class Checkpoints:
             how = ocp.args.StandardRestore(abstract)
         return manager.restore(step, args=ocp.args.Composite(state=how))["state"]
 
+    def clear_best(self) -> None:
+        """Forget the best state where a training starts anew: its score is of one that is gone."""
+        for step in self._best.all_steps():
+            self._best.delete(step)
+
     def set_aside(self, damaged: list[int]) -> None:
         """Move unreadable checkpoints to RUN/damaged, so that their steps can be saved again."""
         if damaged and jax.process_index() == 0:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import os
 import signal
 import threading
 import time
@@ -54,6 +55,7 @@ class Interrupt:
         if self.signal is not None and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.signal = number
+        os.write(2, b"stopping after what is in progress; Ctrl-C once more stops without saving\n")  # safe in a handler
 
     def __enter__(self) -> Interrupt:
         if threading.current_thread() is threading.main_thread():
@@ -96,15 +98,9 @@ class Fit:
         self.metrics: dict[str, float] = {}
         self.index = 0  # of the stage in progress
         self.tracing = False
-        for stage in self.experiment.stages:
-            if stage.steps % self.config.steps_per_call:
-                raise UserError(
-                    f"train.steps_per_call: expected a divisor of the {stage.steps} steps of stage '{stage.name}', got "
-                    f"{self.config.steps_per_call}; change one of them"
-                )
 
     def run(self, state: TrainState, step: int, meta: Meta | None) -> tuple[TrainState, Status]:
-        """Train from `step`; the last state is on disk when this returns."""
+        """Train from `step`; the last state is on disk when this returns. meta: of the checkpoint that is resumed."""
         if meta is not None:
             self.window, self.best, self.earlier, self.index = dict(meta.window), meta.best, meta.seconds, meta.stage
         self.begun, self.first = time.monotonic(), step
@@ -114,6 +110,8 @@ class Fit:
         status: Status = "finished"
         with Interrupt() as interrupt:
             self.report.progress(self.total, step)
+            if step < self.total:
+                self.report.say("reading the data")
             for index in range(self.index, len(stages)):
                 self.index, stage, end = index, stages[index], ends[index]
                 if step <= end - stage.steps:  # not resumed within the stage

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import jax
 
 from jaxsrc.checkpoint import abstract
+from jaxsrc.errors import UserError
 from jaxsrc.loop import TrainConfig, total_steps
 from jaxsrc.optim import OptimConfig, make_optimizer
 from jaxsrc.protocol import Experiment
@@ -27,6 +28,15 @@ class Plan:
     train: TrainConfig
     runtime: RuntimeConfig
     resolved: dict
+
+    def __post_init__(self) -> None:
+        """UserError where the steps of a stage are no whole number of calls."""
+        for stage in self.experiment.stages:
+            if stage.steps % self.train.steps_per_call:
+                raise UserError(
+                    f"train.steps_per_call: expected a divisor of the {stage.steps} steps of stage '{stage.name}', got "
+                    f"{self.train.steps_per_call}; change one of them"
+                )
 
 
 def make_step(plan: Plan, runtime: Runtime) -> CompiledOnce:

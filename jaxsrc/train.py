@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import errno
 import os
+import re
 import sys
 import time
 from pathlib import Path
@@ -49,10 +50,12 @@ def _filled(saved: dict) -> dict:
 def check_folder(run: Path, resolved: dict) -> None:
     """Refuse a run folder that belongs to another configuration; where it runs may differ, what it is may not."""
     path = run / "config.yaml"
-    if not path.exists():
-        return
-    here, there = _filled(resolved), _filled(configuration.read_yaml(path.read_text(), str(path)) or {})
-    found = configuration.differences(_identity(here), _identity(there))
+    if path.exists():
+        _refuse_other(run, resolved, configuration.read(path))
+
+
+def _refuse_other(run: Path, resolved: dict, saved: dict) -> None:
+    found = configuration.differences(_identity(_filled(resolved)), _identity(_filled(saved)))
     if found:
         more = f" (and {len(found) - 6} more)" if len(found) > 6 else ""
         raise UserError(
@@ -77,8 +80,10 @@ def _open_folder(out: Path, plan: Plan) -> None:
 def _resume(plan: Plan, runtime: Runtime, report: Report, checkpoints: Checkpoints) -> tuple[TrainState, Meta | None]:
     """The newest readable state with its meta, or a fresh one and None."""
     if checkpoints.latest is None:
+        checkpoints.clear_best()
         return fresh_state(plan, runtime), None
     restored = checkpoints.restore(abstract_state(plan, runtime))
+    _refuse_other(checkpoints.run, plan.resolved, restored.meta.config)  # where the folder's config.yaml was lost
     for note in restored.notes:
         report.note(note)
     checkpoints.set_aside(restored.damaged)
@@ -103,7 +108,7 @@ def run(
     main = runtime.is_main
     try:
         report = Report(out if main else out / f"process_{jax.process_index()}", quiet=quiet or not main)
-        closed = report.status == "finished"
+        closed = report.trained
         checkpoints = Checkpoints(out, plan.train.keep)
         try:
             return _train(plan, out, runtime, report, checkpoints, closed, budget - (time.monotonic() - started), profile)
@@ -227,13 +232,13 @@ def plan_of(path: str | Path, overrides: list[str]) -> Plan:
 def main(arguments: list[str]) -> int:
     args = parser().parse_intermixed_args(arguments)
     overrides, path = list(args.override), args.config
-    if "=" in path and not Path(path).exists():
+    if re.match(r"[\w.]+=", path) and not os.path.exists(path):
         overrides, path = [path, *overrides], DEFAULT
     for name, value in (("device", args.device), ("gpu_only", args.gpu_only or None), ("precision", args.precision)):
         if value is not None:
             overrides.append(f"runtime.{name}={str(value).lower()}")
-    if args.budget_seconds <= 0:
-        raise UserError(f"--budget-seconds: expected a positive number, got {args.budget_seconds}")
+    if not args.budget_seconds > 0:
+        raise UserError(f"--budget-seconds: expected a positive number, got {args.budget_seconds}; raise it, or leave it out")
     plan = plan_of(path, overrides)
     runtimes.refuse_half_on_cpu(plan.runtime)
     if args.dry_run:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from pathlib import Path
 
 import jax
@@ -267,6 +268,29 @@ def test_a_folder_of_another_configuration_is_refused_but_another_machine_is_not
         train.run(plan("toy.stages=[4]", "runtime.precision=bfloat16"), tmp_path / "run", quiet=True)
     assert (tmp_path / "run" / "config.yaml").read_text() == before
     assert train.run(plan("toy.stages=[4]", "runtime.device=auto"), tmp_path / "run", quiet=True)[0] == DONE
+
+
+def test_a_checkpoint_of_another_configuration_is_refused_where_the_folder_lost_its_own(tmp_path):
+    train.run(plan("toy.stages=[4]"), tmp_path / "run", quiet=True)
+    (tmp_path / "run" / "config.yaml").unlink()
+    with pytest.raises(UserError, match=r"toy.noise: 0.5 here, 0.1 there; choose another --out"):
+        train.run(plan("toy.stages=[4]", "toy.noise=0.5"), tmp_path / "run", quiet=True)
+
+
+def test_the_best_state_of_a_training_that_is_gone_is_not_kept(tmp_path):
+    train.run(plan("toy.stages=[8]", "train={eval_every: 8, best: val/score}"), tmp_path / "run", quiet=True)
+    assert Checkpoints(tmp_path / "run", read_only=True)._best.all_steps() == [8]
+    for name in ("checkpoints", "config.yaml"):
+        path = tmp_path / "run" / name
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    train.run(plan("toy.stages=[4]", "train={eval_every: 4, best: val/score}"), tmp_path / "run", quiet=True)
+    assert Checkpoints(tmp_path / "run", read_only=True)._best.all_steps() == [4]
+
+
+@pytest.mark.parametrize("arguments", [["--budget-seconds", "nan"], ["name=" + 300 * "x", "--budget-seconds", "0"]])
+def test_a_budget_must_be_a_positive_number(arguments):
+    with pytest.raises(UserError, match="--budget-seconds: expected a positive number"):
+        train.main(arguments)
 
 
 def test_rate_and_time_left_are_of_the_steps_alone(tmp_path, monkeypatch):

@@ -18,6 +18,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 from pydantic import Field
 
+from jaxsrc.errors import UserError
 from jaxsrc.modules import kan_extension, long_range, sheaf
 from jaxsrc.modules.norm import rms_norm
 from jaxsrc.solver.episodes import Episode
@@ -44,6 +45,11 @@ class SheafSolverConfig:
     keys: Annotated[int, Field(ge=4)] = 96
     maps: Literal["diagonal", "orthogonal", "general"] = "diagonal"
     long_range: bool = True
+
+    def check(self) -> None:
+        """UserError where the stalks do not divide the width."""
+        if self.width % self.stalk:
+            raise UserError(f"experiment.model.stalk: expected a divisor of width {self.width}, got {self.stalk}; change one")
 
 
 class QueryOutput(NamedTuple):
@@ -110,6 +116,7 @@ class SheafSolver(nnx.Module):
     """Encoder of one task's episode; `vmap` it over tasks."""
 
     def __init__(self, config: SheafSolverConfig, rngs: nnx.Rngs):
+        config.check()
         d = config.width
         self.config = config
         self.embed = nnx.Linear(STALK, d, rngs=rngs)
