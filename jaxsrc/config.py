@@ -205,10 +205,6 @@ def to_dict(config: Any) -> dict:
     return TypeAdapter(type(config)).dump_python(config, mode="json")
 
 
-def to_yaml(config: Any) -> str:
-    return yaml.safe_dump(to_dict(config), sort_keys=False)
-
-
 def _flat(value: Any, path: str = "") -> dict[str, Any]:
     if isinstance(value, dict) and value:
         return {k: v for key, item in value.items() for k, v in _flat(item, f"{path}.{key}".lstrip(".")).items()}

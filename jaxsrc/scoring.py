@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -17,9 +16,6 @@ Answer = Sequence[np.ndarray]
 
 NORMAL_QUANTILE = 1.959963984540054
 """The 97.5 % quantile of the standard normal distribution: two-sided 95 %."""
-
-Measure = Literal["pass1", "pass2", "oracle"]
-
 
 @dataclass(frozen=True)
 class TaskScore:
@@ -74,13 +70,6 @@ class Summary:
     shapes: float
     cells: float
     interval: tuple[float, float]
-
-
-class Table(NamedTuple):
-    """Columns and rows of words, as `Report.table(name, *table)` takes them."""
-
-    columns: list[str]
-    rows: list[list[str]]
 
 
 def wilson(hits: int, total: int) -> tuple[float, float]:
@@ -181,27 +170,9 @@ def row(name: str, scores: Sequence[TaskScore]) -> list[str]:
     ]
 
 
-def methods(results: Mapping[str, Sequence[TaskScore]]) -> Table:
-    """Methods beside each other, one line each; UserError unless all were scored on the same tasks."""
-    _same_tasks(results)
-    return Table(list(COLUMNS), [row(name, scores) for name, scores in results.items()])
-
-
 def by_scale(scores: Sequence[TaskScore]) -> list[list[str]]:
     """The line of one method for each scale present, then for same-size and size-changing tasks."""
     return [row(name, part) for name, part in _parts(scores)]
-
-
-def methods_by_scale(results: Mapping[str, Sequence[TaskScore]], measure: Measure = "pass2") -> Table:
-    """Methods down, parts across (each scale present, same size, size changes, all): tasks solved of tasks there."""
-    _same_tasks(results)
-    first = next(iter(results.values()), ())
-    columns = ["method", *(name for name, _ in _parts(first)), "all"]
-    rows = []
-    for name, scores in results.items():
-        parts = [part for _, part in _parts(scores)] + [scores]
-        rows.append([name, *(f"{sum(getattr(s, measure) for s in part)}/{len(part)}" for part in parts)])
-    return Table(columns, rows)
 
 
 def _parts(scores: Sequence[TaskScore]) -> list[tuple[str, list[TaskScore]]]:
@@ -212,17 +183,6 @@ def _parts(scores: Sequence[TaskScore]) -> list[tuple[str, list[TaskScore]]]:
     tests += [("same size", lambda task: task.same_size), ("size changes", lambda task: not task.same_size)]
     parts = [(name, [s for s in scores if belongs(s.task)]) for name, belongs in tests]
     return [(name, part) for name, part in parts if part]
-
-
-def _same_tasks(results: Mapping[str, Sequence[TaskScore]]) -> None:
-    ids = {name: sorted(s.task.id for s in scores) for name, scores in results.items()}
-    for name, found in ids.items():
-        reference = next(iter(ids))
-        if found != ids[reference]:
-            raise UserError(
-                f"expected every method scored on the same tasks, got {len(found)} of {name!r} that are not the "
-                f"{len(ids[reference])} of {reference!r}; score both on one set"
-            )
 
 
 def _percent(part: int, total: int) -> str:

@@ -12,8 +12,6 @@ from jaxsrc.scoring import (
     TaskScore,
     by_scale,
     hits,
-    methods,
-    methods_by_scale,
     row,
     score,
     summarize,
@@ -148,14 +146,3 @@ def test_parts_by_scale_and_by_size():
     assert names == ["scale 0 (to 5)", "scale 2 (to 15)", "same size", "size changes"]
     solved = {line[0]: line[2] for line in by_scale(scores)}
     assert solved == {"scale 0 (to 5)": "2/3", "scale 2 (to 15)": "1/1", "same size": "2/2", "size changes": "1/2"}
-
-
-def test_methods_in_one_table():
-    results = {"mine": three(), "nothing": [score(s.task, []) for s in three()]}
-    table = methods(results)
-    assert table.columns == list(COLUMNS) and [line[2] for line in table.rows] == ["2/3", "0/3"]
-    across = methods_by_scale(results, "oracle")
-    assert across.columns == ["method", "scale 0 (to 5)", "same size", "size changes", "all"]
-    assert across.rows == [["mine", "3/3", "1/1", "2/2", "3/3"], ["nothing", "0/3", "0/1", "0/2", "0/3"]]
-    with pytest.raises(UserError, match="same tasks, got 2 of 'less' that are not the 3 of 'mine'"):
-        methods({"mine": three(), "less": three()[:2]})

@@ -13,11 +13,12 @@ from flax import nnx
 
 from jaxsrc.arc_experiment import ArcConfig, ArcExperiment
 from jaxsrc.curriculum import StageConfig
+from jaxsrc.data.augment import dihedral
 from jaxsrc.models.sheaf_solver import SheafSolver, SheafSolverConfig
 from jaxsrc.solver.episodes import Episode
 from jaxsrc.solver.learned import LearnedSections, _undo
 from jaxsrc.solver.sections import SOURCES
-from jaxsrc.solver.stalks import ATTRIBUTES, dihedral
+from jaxsrc.solver.stalks import ATTRIBUTES
 from jaxsrc.state import leaf_table
 from jaxsrc.step import CompiledOnce, train_step
 

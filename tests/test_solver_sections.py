@@ -7,11 +7,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxsrc.data.arc_files import load
+from jaxsrc.data.augment import dihedral
 from jaxsrc.solver import canvas, symmetry, transport
 from jaxsrc.solver.episodes import EpisodeSampler, pack, recolor, stalk_task, view
 from jaxsrc.solver.objects import EIGHT, FOUR, NONE, background, components, enclosed
 from jaxsrc.solver.sections import SOURCE_NAMES, sections
-from jaxsrc.solver.stalks import ATTRIBUTE_ORDERS, SOURCE_ORDERS, attributes, dihedral
+from jaxsrc.solver.stalks import ATTRIBUTE_ORDERS, SOURCE_ORDERS, attributes
 
 
 def random_grid(seed):

@@ -1,7 +1,7 @@
 """The ARC gallery: a task a row, from its demonstrations to what was answered and what was wrong."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -63,14 +63,6 @@ def errors(attempt: Grid, truth: Grid | None) -> int | float:
     if truth is None or attempt.shape != truth.shape:
         return math.inf
     return int(np.sum(attempt != truth))
-
-
-def gallery(rows: Sequence[GalleryRow], *, title: str = "", per_page: int = 6) -> Iterator[Figure]:
-    """Pages of at most `per_page` rows each; `title` heads each page, numbered when there are several."""
-    pages = max(1, math.ceil(len(rows) / per_page))
-    for page in range(pages):
-        number = f"{title}  ({page + 1} of {pages})" if pages > 1 else title
-        yield gallery_page(rows[page * per_page : (page + 1) * per_page], title=number)
 
 
 def gallery_page(rows: Sequence[GalleryRow], *, title: str = "") -> Figure:

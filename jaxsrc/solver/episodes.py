@@ -12,11 +12,12 @@ import numpy as np
 from jaxtyping import Array, Bool, Int
 
 from jaxsrc.data.arc import Task
+from jaxsrc.data.augment import dihedral
 from jaxsrc.errors import UserError
 from jaxsrc.solver.canvas import Canvas, hypotheses
 from jaxsrc.solver.objects import NONE
 from jaxsrc.solver.sections import SOURCES, Sections, sections
-from jaxsrc.solver.stalks import ATTRIBUTE_ORDERS, ATTRIBUTES, SOURCE_ORDERS, attributes, dihedral
+from jaxsrc.solver.stalks import ATTRIBUTE_ORDERS, ATTRIBUTES, SOURCE_ORDERS, attributes
 
 HIDDEN = -1  # target of cells outside the canvas and of unknown cells
 

@@ -41,14 +41,6 @@ def categorical(values: np.ndarray) -> Group:
     return Group(codes.ravel().astype(np.int32), distance / np.sqrt(values.shape[1], dtype=np.float32))
 
 
-def continuous(values: np.ndarray, digits: int = 3) -> Group:
-    """Group of float[cells, d] sections: squared distance over its mean, cells equal to `digits` digits as one."""
-    rows, codes = np.unique(np.round(values, digits), axis=0, return_inverse=True)
-    square = (rows**2).sum(1)
-    distance = np.maximum(square[:, None] + square[None] - 2 * rows @ rows.T, 0)
-    return Group(codes.ravel().astype(np.int32), (distance / max(float(distance.mean()), 1e-6)).astype(np.float32))
-
-
 class Problem:
     """Known cells (all demonstrations' output cells) and query cells of a task under one canvas.
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from jaxsrc.data.augment import dihedral
 from jaxsrc.solver.sections import COMPASS, SOURCE_NAMES, Sections
 
 # Four-sided fields, in the order top, bottom, left, right; two-sided ones in the order rows, columns.
@@ -75,12 +76,6 @@ def _rename(view: int) -> dict[str, str]:
     out = {side: names[int(moved[cell])] for side, cell in zip(_SIDES, ((0, 1), (2, 1), (1, 0), (1, 2)), strict=True)}
     swapped = out["top"] in ("left", "right")
     return out | {"rows": "columns" if swapped else "rows", "columns": "rows" if swapped else "columns", "": ""}
-
-
-def dihedral(grid: np.ndarray, view: int) -> np.ndarray:
-    """The grid seen in one of eight views."""
-    turned = np.rot90(grid, view % 4)
-    return turned.swapaxes(0, 1) if view >= 4 else turned
 
 
 def attribute_order(view: int) -> np.ndarray:
