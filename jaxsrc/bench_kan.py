@@ -81,8 +81,8 @@ def split(experiment: ArcExperiment, scale: int, limit: int) -> Split:
     train, test = train[:limit], test[:limit]
     if not train:
         raise UserError(
-            f"--scale: expected training tasks with sides of {trained + 1} to {SIDES[scale]}, which the run did not train on, got "
-            f"{len(test)}; choose a larger scale"
+            f"--scale: expected training tasks with sides of {trained + 1} to {SIDES[scale]}, which the run did not train on, "
+            f"got {len(test)}; choose a larger scale"
         )
     return Split([t for t, _ in train], [t for t, _ in test], sum(s for _, s in test), sum(s for _, s in train))
 

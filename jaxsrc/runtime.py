@@ -19,7 +19,7 @@ from jaxsrc.errors import UserError
 Device = Literal["auto", "cpu", "cuda", "metal"]
 Precision = Literal["float32", "bfloat16", "float16"]
 METAL = ("metal", "mps", "mtl")  # names under which Metal plugins for JAX register, compared in lower case
-INSTALL = {"cuda": 'pip install "sheaf[cuda]"', "metal": 'pip install "sheaf[metal]" (macOS on Apple silicon)'}
+INSTALL = {"cuda": "scripts/setup cuda", "metal": "scripts/setup metal (macOS on Apple silicon)"}
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float16": jnp.float16}
 
 
@@ -90,13 +90,19 @@ def find_devices(wanted: str) -> list[Any]:
     return []
 
 
+def _missing(wanted: str) -> str:
+    """What to do about an absent device."""
+    allowed = os.environ.get("JAX_PLATFORMS")
+    return f"unset JAX_PLATFORMS, which allows {allowed} alone" if allowed else f"install it with {INSTALL[wanted]}"
+
+
 def _choose(config: RuntimeConfig) -> tuple[str, list[Any], str]:
     if config.device != "auto":
         found = find_devices(config.device)
         if not found:
             raise UserError(
-                f"expected a {config.device} device, got none on this machine; install it with "
-                f"{INSTALL.get(config.device, 'pip install sheaf')} or ask for --device auto"
+                f"expected a {config.device} device, got none on this machine; {_missing(config.device)}, or ask for "
+                "--device auto"
             )
         return config.device, found, "as asked"
     for wanted in ("cuda", "metal"):
@@ -121,7 +127,7 @@ def start(config: RuntimeConfig) -> Runtime:
         jax.distributed.initialize(config.coordinator, config.processes, config.process)
     platform, devices, why = _choose(config)
     if config.gpu_only and platform == "cpu":
-        raise UserError(f"expected a GPU because of --gpu-only, got cpu ({why}); install with {INSTALL['cuda']}")
+        raise UserError(f"expected a GPU because of --gpu-only, got cpu ({why}); {_missing('cuda')}, or leave it out")
     if platform == "metal" and config.precision != "float32":
         raise UserError(f"expected precision float32 on metal, got {config.precision}; its plugins lack the rest")
     jax.config.update("jax_default_device", next(d for d in devices if d.process_index == jax.process_index()))

@@ -254,5 +254,5 @@ def test_a_missing_library_names_the_install_command(monkeypatch, folder):
     import sys
 
     monkeypatch.setitem(sys.modules, "coremltools", None)
-    with pytest.raises(UserError, match=r'got no coremltools; pip install "sheaf\[bridge\]"'):
+    with pytest.raises(UserError, match=r'got no coremltools; install them with scripts/setup bridge'):
         export.main([str(folder), "--out", str(folder / "x.mlpackage")])

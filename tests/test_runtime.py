@@ -37,9 +37,13 @@ def test_auto_takes_cuda_then_metal_then_cpu_and_says_why(pretend, here, chosen)
 
 
 @pytest.mark.parametrize("device", ["cuda", "metal"])
-def test_an_absent_device_names_the_install_command(pretend, device):
+def test_an_absent_device_names_the_install_command(pretend, device, monkeypatch):
     pretend("cpu")
-    with pytest.raises(UserError, match=rf'expected a {device} device, got none.*pip install "sheaf\[{device}\]"'):
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    with pytest.raises(UserError, match="; unset JAX_PLATFORMS, which allows cpu alone, or ask"):
+        start(RuntimeConfig(device=device))
+    monkeypatch.delenv("JAX_PLATFORMS")
+    with pytest.raises(UserError, match=rf"expected a {device} device, got none.*install it with scripts/setup {device}"):
         start(RuntimeConfig(device=device))
 
 

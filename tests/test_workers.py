@@ -40,7 +40,8 @@ def test_no_worker_is_left_behind(tmp_path, number):
     script, folder = tmp_path / "script.py", tmp_path / "workers"
     folder.mkdir()
     script.write_text(SCRIPT.format(folder=str(folder)))
-    process = subprocess.Popen([sys.executable, str(script)], stderr=subprocess.DEVNULL, env={**os.environ, "PYTHONPATH": os.getcwd()})
+    env = {**os.environ, "PYTHONPATH": os.getcwd()}
+    process = subprocess.Popen([sys.executable, str(script)], stderr=subprocess.DEVNULL, env=env)
     deadline = time.monotonic() + 60
     while len(list(folder.iterdir())) < 2:
         assert process.poll() is None and time.monotonic() < deadline

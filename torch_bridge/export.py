@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from torch_bridge.mil_eval import Package
     from torch_bridge.verify import Check
 
-EXTRA = 'pip install "sheaf[bridge]"'
+EXTRA = "install them with scripts/setup bridge"
 
 
 def sidecar(path: Path) -> Path:

@@ -139,7 +139,7 @@ def encoder(tokenizer: str):
         from tokenizers import Tokenizer
     except ImportError:
         raise UserError(
-            'expected the tokenizers library for experiment.data.tokenizer, got none; pip install "sheaf[bridge]"'
+            'expected the tokenizers library for experiment.data.tokenizer, got none; scripts/setup bridge brings it'
         ) from None
     if not Path(tokenizer).is_file():
         raise UserError(f"experiment.data.tokenizer: expected a tokenizer.json, got {tokenizer}, no such file; '' means bytes")

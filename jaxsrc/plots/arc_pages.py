@@ -23,9 +23,8 @@ ROWS = 6
 def _row(solved: Solved, arm: str) -> GalleryRow:
     """The first test input that was failed, or the first of all where none was."""
     task, best = solved.task, solved.answers[arm][:2]
-    right = hits(best, truths_of(task)).any(0)
-    shown = int(right.argmin())
-    which = f"; test {shown + 1} of {len(right)}" if len(right) > 1 else ""
+    shown = int(hits(best, truths_of(task)).any(axis=0).argmin())
+    which = f"; test {shown + 1} of {len(task.test)}" if len(task.test) > 1 else ""
     return GalleryRow(
         title=task.id,
         scale=f"scale {task.scale}; {solved.how}{which}",
@@ -88,7 +87,8 @@ def _bars(axes: Axes, scores: Mapping[str, Sequence[TaskScore]]) -> None:
             color=gray, edgecolor="black", linewidth=0.5, error_kw={"elinewidth": 0.8, "capsize": 2},
         )  # fmt: skip
     counts = [sum(v.task.scale == s for v in next(iter(shown.values()))) for s in scales]
-    axes.set_xticks(np.arange(len(scales)), [f"sides to {SIDES[s]}\n{n} {'task' if n == 1 else 'tasks'}" for s, n in zip(scales, counts, strict=True)])
+    words = [f"sides to {SIDES[s]}\n{n} task{'s' * (n != 1)}" for s, n in zip(scales, counts, strict=True)]
+    axes.set_xticks(np.arange(len(scales)), words)
     axes.set_ylabel("solved in two attempts")
     axes.yaxis.set_major_formatter(lambda v, _: f"{v:.0%}")
     axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, fontsize=8)
