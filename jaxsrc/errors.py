@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 DONE, FAILED, USER, INTERRUPTED = 0, 1, 2, 130
+FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)  # no space, file size limit, quota
+CLOSED = (errno.EACCES, errno.EPERM, errno.EROFS)  # not ours to write or read
 
 
 class UserError(Exception):
@@ -36,5 +40,16 @@ def command_line(main: Callable[[list[str]], int]) -> NoReturn:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         code = INTERRUPTED
-    sys.stdout.flush()
+    except BrokenPipeError:  # whoever read our output has gone
+        code = FAILED
+    except OSError as error:
+        if error.errno not in (*FULL, *CLOSED):
+            raise
+        fix = "free some space" if error.errno in FULL else "see to its permissions, or name another place"
+        print(f"error: expected to use {error.filename or 'a file'}, got: {error.strerror}; {fix}", file=sys.stderr)
+        code = USER
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains of it at its end
     sys.exit(code)

@@ -156,14 +156,14 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument("run", type=Path, metavar="RUN", help="run folder of `python -m jaxsrc.train`")
     found.add_argument("--tasks", action="append", help="set, folder or file (default: the configuration's)")
     found.add_argument("--held-out", action="store_true", help="score the training tasks that were held out instead")
-    found.add_argument("--checkpoint", choices=["latest", "best"], default="latest")
+    found.add_argument("--checkpoint", choices=["latest", "best"], default="latest", help="(default latest)")
     found.add_argument("--limit", type=int, default=0, help="only N tasks or windows; arithmetic: N of each depth (500)")
     depths = list(depth_evaluate.DEPTHS)
     found.add_argument("--depths", type=int, nargs="+", default=depths, metavar="D", help="arithmetic: depths to score")
     found.add_argument("--member", type=int, default=None, metavar="N", help="one run of a sweep (default: all of them)")
-    found.add_argument("--views", type=int, default=None, help="views that the learned sections are averaged over")
+    found.add_argument("--views", type=int, default=None, help="ARC: views that the learned sections are averaged over, 1 to 8")
     found.add_argument("--workers", type=int, default=0, help="processes (default: one a core, one on a GPU)")
-    found.add_argument("--device", choices=["auto", "cpu", "cuda", "metal"], default="auto")
+    found.add_argument("--device", choices=["auto", "cpu", "cuda", "metal"], default="auto", help="(default auto)")
     return found
 
 

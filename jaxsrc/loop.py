@@ -106,14 +106,14 @@ class Fit:
         self.begun, self.first = time.monotonic(), step
         stages = self.experiment.stages
         self.total = total_steps(stages)
-        ends = list(itertools.accumulate(s.steps for s in stages))
+        self.ends = list(itertools.accumulate(s.steps for s in stages))
         status: Status = "finished"
         with Interrupt() as interrupt:
             self.report.progress(self.total, step)
             if step < self.total:
                 self.report.say("reading the data")
             for index in range(self.index, len(stages)):
-                self.index, stage, end = index, stages[index], ends[index]
+                self.index, stage, end = index, stages[index], self.ends[index]
                 if step <= end - stage.steps:  # not resumed within the stage
                     self.report.stage(stage.name, step)
                     if stage.steps and self.index:
@@ -211,7 +211,7 @@ class Fit:
         return self.earlier + time.monotonic() - self.begun
 
     def _read(self, step: int, metrics: StepMetrics) -> None:
-        """Fetch metrics of the steps up to `step`, stop on NaN, and report at every log_every."""
+        """Fetch metrics of the steps up to `step`, stop on NaN, and report at every log_every and at the end of a stage."""
         rows = jax.device_get(metrics).rows()
         for at, row in enumerate(rows, step - len(rows) + 1):
             self._check(at, row)
@@ -219,7 +219,7 @@ class Fit:
                 kept = self.window.setdefault(name, [0.0, 0.0])
                 kept[0] += value
                 kept[1] += weight
-            if at % self.config.log_every == 0 or at == self.total:
+            if at % self.config.log_every == 0 or at in self.ends:  # no mean is of two stages
                 # 0 where every step was skipped; nothing where there is nothing more to measure: a sweep's frozen run
                 self.metrics = {k: s / w if w else 0.0 for k, (s, w) in self.window.items() if w or "/" not in k}
                 self.window = {}

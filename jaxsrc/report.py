@@ -20,6 +20,7 @@ from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog  # pyright: ignore[reportAttributeAccessIssue]
 
 from jaxsrc import report_html
+from jaxsrc.errors import UserError
 
 GUIDE = """This folder is one run of sheaf.
 
@@ -65,12 +66,18 @@ class Board:
 
 
 class Report:
-    """Everything that a run prints and writes. Records are appended and flushed, so a kill loses nothing."""
+    """Everything that a run prints and writes. Records are appended and flushed, so a kill loses nothing.
+
+    Errors: UserError where the folder, or its pictures/, is a file.
+    """
 
     def __init__(self, run: Path, *, quiet: bool = False):
         self.run = Path(run)
         self.quiet = quiet
-        (self.run / "pictures").mkdir(parents=True, exist_ok=True)
+        try:
+            (self.run / "pictures").mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError) as error:
+            raise UserError(f"expected a folder, got a file at {error.filename}; move it, or choose another folder") from None
         (self.run / "README.txt").write_text(GUIDE.format(run=run))
         self.console = Console(quiet=quiet, soft_wrap=True)
         self._board: Board | None = None

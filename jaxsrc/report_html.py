@@ -96,6 +96,6 @@ def write(run: Path, kept: Mapping[str, Any], records: Sequence[Mapping[str, Any
         '<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
         f"<title>{escape(run.name)}</title><style>{STYLE}</style></head><body>{''.join(parts)}</body></html>"
     )
-    target = run / "report.html"
-    target.write_text(page)
-    return target
+    new = run / "report.html.new"  # takes its name once it is whole
+    new.write_text(page)
+    return new.replace(run / "report.html")

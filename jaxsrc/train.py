@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import errno
 import os
 import re
 import sys
@@ -20,7 +19,7 @@ from jaxsrc import heap
 from jaxsrc import runtime as runtimes
 from jaxsrc.checkpoint import Checkpoints, Meta, git_revision
 from jaxsrc.dry_run import dry_run
-from jaxsrc.errors import DONE, INTERRUPTED, ConfigError, RunError, UserError, command_line
+from jaxsrc.errors import DONE, FULL, INTERRUPTED, ConfigError, RunError, UserError, command_line
 from jaxsrc.loop import Fit, total_steps
 from jaxsrc.plan import Plan, abstract_state, fresh_state, make_step
 from jaxsrc.protocol import Carried
@@ -29,7 +28,6 @@ from jaxsrc.runtime import Runtime
 from jaxsrc.state import TrainState, bytes_of, count
 
 DEFAULT = "configs/arc_sheaf.yaml"
-FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)  # no space, file size limit, quota
 
 
 def _identity(resolved: dict) -> dict:

@@ -1,5 +1,10 @@
 """How a command line ends: one line a problem, and the exit code that says whose it is."""
 
+import errno
+import os
+import subprocess
+import sys
+
 import pytest
 
 from jaxsrc.errors import ConfigError, RunError, UserError, command_line
@@ -29,6 +34,25 @@ def raising(error):
 )
 def test_errors_end_in_lines_and_a_code(error, code, lines, capsys):
     assert ends(raising(error), capsys) == (code, lines)
+
+
+@pytest.mark.parametrize(
+    ("number", "said"),
+    [
+        (errno.ENOSPC, "error: expected to use there/x, got: No space left on device; free some space"),
+        (errno.EACCES, "error: expected to use there/x, got: Permission denied; see to its permissions, or name another place"),
+    ],
+)
+def test_a_disk_that_is_full_or_closed_is_the_users(number, said, capsys):
+    assert ends(raising(OSError(number, os.strerror(number), "there/x")), capsys) == (2, [said])
+
+
+def test_a_reader_that_has_gone_is_no_traceback():
+    script = "from jaxsrc.errors import command_line\ncommand_line(lambda _: [print('x' * 80) for _ in range(9999)] and 0)"
+    process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout is not None and process.stderr is not None
+    process.stdout.close()
+    assert process.stderr.read() == b"" and process.wait(60) == 1
 
 
 def test_a_mistake_of_ours_keeps_its_traceback():

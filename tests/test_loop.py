@@ -148,6 +148,8 @@ def test_log_lines_are_means_over_their_steps(tmp_path):
     assert [r["step"] for r in steps(fourth)] == [4, 8, 10]
     expected = [losses[:4].mean(), losses[4:8].mean(), losses[8:].mean()]
     np.testing.assert_allclose([r["loss"] for r in steps(fourth)], expected, rtol=1e-6)
+    train.run(plan("toy.stages=[6,4]", "train.log_every=4"), tmp_path / "stages", quiet=True)
+    assert [r["step"] for r in steps(tmp_path / "stages")] == [4, 6, 8, 10]  # no mean is of two stages
 
 
 def test_stages_are_validated_before_and_after_and_the_best_is_kept(tmp_path):

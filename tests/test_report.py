@@ -7,6 +7,7 @@ from html.parser import HTMLParser
 import pytest
 from PIL import Image
 
+from jaxsrc.errors import UserError
 from jaxsrc.report import Report, records
 
 
@@ -88,6 +89,12 @@ def test_a_damaged_report_is_begun_anew(tmp_path, content):
     report = filled(tmp_path)
     assert not report.trained and [r["step"] for r in records(tmp_path)] == [1, 1, 2, 3]
     assert "scores &amp; more" in report.close("finished").read_text()
+
+
+def test_a_file_in_the_way_is_one_line(tmp_path):
+    (tmp_path / "pictures").write_text("mine")
+    with pytest.raises(UserError, match=r"expected a folder, got a file at .*pictures; move it"):
+        Report(tmp_path, quiet=True)
 
 
 def test_plain_lines_where_there_is_no_terminal(tmp_path, capsys):
