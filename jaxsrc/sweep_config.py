@@ -24,7 +24,7 @@ class SweepConfig:
     unit: tuple[Unit, ...] = ()
     alpha: tuple[Share | Mode, ...] = ()
     learning_rate: tuple[Annotated[float, Field(gt=0)], ...] = ()
-    seed: tuple[Annotated[int, Field(ge=0)], ...] = ()
+    seed: tuple[Annotated[int, Field(ge=0, lt=2**32)], ...] = ()
     over: Literal["auto", "vmap", "map"] = "auto"
     limit: Annotated[float, Field(gt=0)] = 3.0
 

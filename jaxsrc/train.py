@@ -46,10 +46,14 @@ def _filled(saved: dict) -> dict:
 
 
 def check_folder(run: Path, resolved: dict) -> None:
-    """Refuse a run folder that belongs to another configuration; where it runs may differ, what it is may not."""
-    path = run / "config.yaml"
-    if path.exists():
-        _refuse_other(run, resolved, configuration.read(path))
+    """Refuse a run folder that belongs to another configuration; where it runs may differ, what it is may not.
+
+    A folder in which nothing was measured or saved yet, where the data were not found for example, belongs to none.
+    """
+    metrics = run / "metrics.jsonl"
+    begun = any((run / "checkpoints").glob("*")) or (metrics.exists() and metrics.stat().st_size > 0)
+    if begun and (run / "config.yaml").exists():
+        _refuse_other(run, resolved, configuration.read(run / "config.yaml"))
 
 
 def _refuse_other(run: Path, resolved: dict, saved: dict) -> None:

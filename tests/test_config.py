@@ -105,6 +105,8 @@ def test_a_run_of_an_older_version_is_the_same_run_and_one_that_differs_is_not(t
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(older))
     check_folder(tmp_path, resolved)
     (tmp_path / "config.yaml").write_text(yaml.safe_dump({**older, "seed": resolved["seed"] + 1}))
+    check_folder(tmp_path, resolved)  # nothing was trained there yet
+    (tmp_path / "metrics.jsonl").write_text('{"step": 0}\n')
     with pytest.raises(UserError, match="seed"):
         check_folder(tmp_path, resolved)
     (tmp_path / "config.yaml").write_text("- 1\n")

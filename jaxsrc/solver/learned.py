@@ -41,7 +41,11 @@ class LearnedSections:
         return jnp.moveaxis(jax.lax.map(one, jnp.array(VIEW_ORDER[:views])), 0, 1)
 
     def scores(self, demonstrations: Sequence[StalkPair], query: StalkPair) -> np.ndarray:
-        """float32[r, h, w, 10]: summed over views, of one query given demonstrations; the query's colours are not read."""
+        """float32[r, h, w, 10]: mean over views, of one query given the demonstrations, at most the first ten of them.
+
+        The query's colours are not read.
+        """
+        demonstrations = demonstrations[: DEMONSTRATIONS[-1]]
         blank = StalkPair(query.sources, query.attributes, np.zeros_like(query.colors))
         side = _bucket(max(max(p.colors.shape) for p in (*demonstrations, query)), SIDES)
         slots = _bucket(len(demonstrations), DEMONSTRATIONS)
