@@ -151,10 +151,26 @@ def summarize(found: Sequence[Solved], name: str, report: Report, out: Path) -> 
     return scores
 
 
+EXAMPLES = """examples:
+  python -m jaxsrc.evaluate runs/arc_sheaf                  the set that the configuration names, all cores
+  python -m jaxsrc.evaluate runs/arc_sheaf --limit 20       a first look
+  python -m jaxsrc.evaluate runs/arc_sheaf --tasks FOLDER   tasks of your own, with solutions, none trained on
+
+Tables and pictures go into the run's report.html; ARC answers also into RUN/..._submission.json.
+Exit codes: 0 done, 2 something to mend in the command or its files, 130 interrupted.
+"""
+
+
 def parser() -> argparse.ArgumentParser:
-    found = argparse.ArgumentParser(prog="python -m jaxsrc.evaluate", description=__doc__)
+    found = argparse.ArgumentParser(
+        prog="python -m jaxsrc.evaluate",
+        description="Score a run: ARC tasks, nested arithmetic, a text or pictures.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     found.add_argument("run", type=Path, metavar="RUN", help="run folder of `python -m jaxsrc.train`")
-    found.add_argument("--tasks", action="append", help="set, folder or file (default: the configuration's)")
+    more = "set, folder or file; may be given again (default: the configuration's)"
+    found.add_argument("--tasks", action="append", metavar="SET", help=more)
     found.add_argument("--held-out", action="store_true", help="score the training tasks that were held out instead")
     found.add_argument("--checkpoint", choices=["latest", "best"], default="latest", help="(default latest)")
     found.add_argument("--limit", type=int, default=0, help="only N tasks or windows; arithmetic: N of each depth (500)")

@@ -119,6 +119,8 @@ def test_many_leaks_are_counted_not_listed():
 def test_deduplicate_keeps_the_first_of_each_id_and_content():
     first, again, renamed, other = task("a"), task("a", (7, 8)), task("b", (3, 1, 2)), task("c", (5, 6))
     assert deduplicate([first, again, renamed, other]) == (first, other)
+    own = task("d", (7, 8))  # the content of `again`, which was dropped for its id
+    assert deduplicate([first, again, own]) == (first, own)
 
 
 def test_split_is_a_partition_that_no_other_task_moves():

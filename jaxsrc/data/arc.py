@@ -87,15 +87,15 @@ def scale_of(side: int) -> int:
 
 
 def deduplicate(tasks: Iterable[Task]) -> tuple[Task, ...]:
-    """The first task of each id and of each content, in the given order."""
+    """The tasks, in the given order, that share neither id nor content with one kept before them."""
     ids: set[str] = set()
     digests: set[str] = set()
     kept = []
     for task in tasks:
         if task.id not in ids and task.digest not in digests:
             kept.append(task)
-        ids.add(task.id)
-        digests.add(task.digest)
+            ids.add(task.id)
+            digests.add(task.digest)
     return tuple(kept)
 
 
