@@ -37,10 +37,9 @@ def kan(args: argparse.Namespace) -> int:
     opened = open_run(args.run)
     if not isinstance(opened.experiment, ArcExperiment):
         raise UserError(f"expected an ARC run, got {args.run} of another kind; train configs/arc_sheaf.yaml first")
-    points, arms = bench_kan.measure(
-        opened.experiment, opened.params, scale=args.scale, seeds=args.seeds, budget=args.seconds, limit=args.limit
-    )
     report = Report(args.run)
+    sizes = {"scale": args.scale, "seeds": args.seeds, "budget": args.seconds, "limit": args.limit}
+    points, arms = bench_kan.measure(opened.experiment, opened.params, **sizes, say=report.say)
     test = len(arms.tasks.test)
     report.table(
         f"extension against gradients, scale {args.scale}, {test} test tasks", bench_kan.COLUMNS, bench_kan.rows(points)
@@ -64,7 +63,7 @@ def device(args: argparse.Namespace) -> int:
     _positive(args, "steps", "seconds")
     config = configuration.load(RunConfig, args.config, args.override)
     precisions: list[Precision] = args.precision or ["float32"]
-    points = bench_device.sweep(config, args.device or [], precisions, args.batch, args.seconds, args.steps)
+    points = bench_device.sweep(config, args.device or [], precisions, args.batch, args.seconds, args.steps, print)
     report = Report(args.out)
     report.table(f"{args.config}: one training step", bench_device.COLUMNS, bench_device.rows(points))
     for name, point in bench_device.best(points).items():

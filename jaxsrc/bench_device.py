@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -127,9 +128,15 @@ def best(points: Sequence[Point]) -> dict[str, Point]:
 
 
 def sweep(
-    config: RunConfig, devices: list[str], precisions: list[Precision], batches: list[int], seconds: float, steps: int
+    config: RunConfig,
+    devices: list[str],
+    precisions: list[Precision],
+    batches: list[int],
+    seconds: float,
+    steps: int,
+    say: Callable[[str], None],
 ) -> list[Point]:
-    """All points, device by device.
+    """All points, device by device; `say` hears each before it is measured.
 
     Errors: UserError for a device that is not here, or a batch below 1.
     """
@@ -139,6 +146,8 @@ def sweep(
         raise UserError(f"--device: expected among {', '.join(here)}, which this machine has, got {', '.join(missing)}")
     if min(batches) < 1:
         raise UserError(f"--batch: expected at least 1, got {min(batches)}")
-    return [
-        measure(config, d, p, b, seconds=seconds, steps=steps) for d in devices or here for p in precisions for b in batches
-    ]
+    found = []
+    for device, precision, batch in itertools.product(devices or here, precisions, batches):
+        say(f"{device}, {precision}, batch {batch}: compiling, then at most {steps} steps")
+        found.append(measure(config, device, precision, batch, seconds=seconds, steps=steps))
+    return found

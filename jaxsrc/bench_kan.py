@@ -14,7 +14,7 @@ share an encoder trained on smaller grids; its training is told beside them and 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -219,12 +219,21 @@ class Arms:
 
 
 def measure(
-    experiment: ArcExperiment, params: PyTree, *, scale: int, seeds: int, budget: float, limit: int
+    experiment: ArcExperiment,
+    params: PyTree,
+    *,
+    scale: int,
+    seeds: int,
+    budget: float,
+    limit: int,
+    say: Callable[[str], None],
 ) -> tuple[list[Point], Arms]:
-    """All arms and seeds, one after another in this process."""
+    """All arms and seeds, one after another in this process; `say` hears what comes next."""
+    say("reading the data")
     arms = Arms(experiment, split(experiment, scale, limit), SIDES[scale])
     points = []
     for seed in range(seeds):
+        say(f"seed {seed} of {seeds}: closed form and readout, then {2 * budget:.0f} s of gradients and the compiling")
         seconds, exact = arms.extension(params)
         slow = arms.readout(params, seed, 24)
         points.append(Point("extension", seed, seconds, exact, 0, arms.fit_seconds[seed]))

@@ -19,7 +19,8 @@ def test_a_configuration_is_measured_without_its_data(tmp_path, capsys):
     points = json.loads((tmp_path / "out" / "bench_device.json").read_text())
     assert [(p["device"], p["batch"], len(p["seconds"])) for p in points] == [("cpu", 1, 5), ("cpu", 2, 5)]
     assert (tmp_path / "out" / "pictures" / "bench_device.svg").exists()
-    assert "not measured, since not on this machine: cuda, metal" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "cpu, float32, batch 2: compiling" in said and "not measured, since not on this machine: cuda, metal" in said
 
 
 @pytest.mark.parametrize(
@@ -56,9 +57,9 @@ def test_ratios_are_of_samples_a_second_at_one_batch_and_what_failed_says_why():
 def test_what_is_not_here_is_refused():
     config = load(RunConfig, "configs/text_laptop.yaml", SMALL)
     with pytest.raises(UserError, match="which this machine has, got cuda"):
-        bench_device.sweep(config, ["cuda"], ["float32"], [1], 1.0, 5)
+        bench_device.sweep(config, ["cuda"], ["float32"], [1], 1.0, 5, print)
     with pytest.raises(UserError, match="at least 1, got 0"):
-        bench_device.sweep(config, ["cpu"], ["float32"], [0], 1.0, 5)
+        bench_device.sweep(config, ["cpu"], ["float32"], [0], 1.0, 5, print)
 
 
 @pytest.mark.parametrize("path", ["configs/text_laptop.yaml", "configs/arc_sheaf.yaml"])
