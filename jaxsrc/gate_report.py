@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from jaxsrc import gate_cost
-from jaxsrc.gate_config import DenseGate, rate_of
-from jaxsrc.gate_select import NEVER, GateState
+from jaxsrc.gate_config import DenseGate, SundewGate, rate_of
+from jaxsrc.gate_select import GRADIENT, NEVER, GateState
 from jaxsrc.plots import gate_dashboard, gate_diagram
 from jaxsrc.protocol import PyTree
 from jaxsrc.report import Report, records
@@ -29,18 +29,19 @@ def bookkeeping(rate: float) -> float:
 
 
 def coverage(experiment: GatedExperiment, state: GateState, report: Report) -> None:
-    """How much of the data set was trained on, how evenly, and how long ago."""
+    """How much of the data set was trained on, how evenly, how long ago, and how many labels the gate doubts in the end."""
     times, seen = np.asarray(state.times), np.asarray(state.seen)
     never = float((times == 0).mean())
     age = (int(state.step) - seen[seen != NEVER]) / experiment.per_epoch
     top = np.sort(times)[::-1]
     tenth = float(top[: max(len(top) // 10, 1)].sum() / max(top.sum(), 1))
     middle = float(np.median(age)) if len(age) else float("nan")
-    report.table(
-        "coverage",
-        ("samples", "never trained on", "times, median", "most", "share of the most trained tenth", "median epochs since"),
-        [(len(times), f"{never:.2%}", float(np.median(times)), int(times.max()), f"{tenth:.1%}", middle)],
-    )
+    gate, doubted = experiment.gate, "-"
+    if isinstance(gate, SundewGate) and gate.drop and not gate.unbiased:
+        doubted = f"{float((np.asarray(state.measured)[seen != NEVER, GRADIENT] > gate.doubt).mean()):.2%}"
+    columns = ("samples", "never trained on", "times, median", "most", "share of the most trained tenth", "median epochs since")
+    row = (len(times), f"{never:.2%}", float(np.median(times)), int(times.max()), f"{tenth:.1%}", middle, doubted)
+    report.table("coverage", (*columns, "labels in doubt"), [row])
 
 
 def cost(experiment: GatedExperiment, params: PyTree, state: GateState, report: Report) -> Cost:
